@@ -1,0 +1,1 @@
+//! Placeholder until this crate's table of contents is written.
