@@ -1,1 +1,21 @@
-//! Placeholder until this crate's table of contents is written.
+//! How messages travel between the controller and the agents.
+//!
+//! [`Transport`] is the seam: RabbitMQ ([`connect`] with `amqp://` or `amqps://`), or one
+//! process (`inproc://`), which can also delay, drop, repeat and reorder. What a message
+//! says is `berth-rpc-types`' matter. One conformance suite runs on both.
+//!
+//! What the seam promises, and what it does not:
+//! - a publish that returned `Ok` is durable at the broker, and was routed to a queue;
+//! - everything is delivered at least once, in any order; receivers fold repeats away;
+//! - an unacknowledged delivery comes again when its consumer is gone;
+//! - reads ([`Transport::read`]) are at most once, and may be lost.
+//!
+//! [`clock`] holds the injected `Clock` and `Rng`: nothing in Berth's logic reads the
+//! system clock, sleeps or draws random numbers except through them.
+
+pub mod clock;
+mod transport;
+
+pub use transport::{
+    Acker, Address, ConsumeOptions, Consumer, Delivery, ReadRequest, RpcError, Transport,
+};

@@ -1,1 +1,31 @@
-//! Placeholder until this crate's table of contents is written.
+//! What the controller, the scheduler and the agents say to each other, as plain data.
+//!
+//! This crate is the only thing those three share. It holds no I/O, no clock and no
+//! tokio: ids, states, units, specifications and messages, with their JSON forms.
+//! How messages travel is `berth-rpc`'s matter; what they promise is `PROTOCOL.md`'s.
+//!
+//! Reading order:
+//! - [`ids`]: typed ids; a [`HostId`] cannot be passed as a [`VmmId`].
+//! - [`states`]: Nova's vm, task and power states, and the states of a VMM process.
+//! - [`spec`]: what a guest is to be ([`VmmSpec`]), with its disks, ports and images.
+//! - [`envelope`]: what every message carries, and how versions are negotiated.
+//! - [`command`]: the orders a controller gives an agent, and their results.
+//! - [`report`]: what an agent tells unasked: capacity, observations, telemetry.
+//! - [`link`]: the agent's HTTPS conversation with the controller.
+
+pub mod command;
+pub mod envelope;
+pub mod ids;
+pub mod link;
+pub mod report;
+pub mod spec;
+pub mod states;
+
+pub use command::{Command, CommandError, CommandResult, Outcome, Read, ReadReply};
+pub use envelope::{Envelope, METHOD_VERSION_MAX, METHOD_VERSION_MIN};
+pub use ids::{
+    HostId, ImageId, InstanceId, MessageId, NetworkId, OperationId, PortId, SubnetId, VmmId,
+};
+pub use report::{Capacity, Observation, Telemetry};
+pub use spec::{DiskSpec, ImageSpec, PortSpec, VmmSpec};
+pub use states::{PowerState, TaskState, VmState, VmmRole, VmmState};

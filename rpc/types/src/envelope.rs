@@ -1,0 +1,49 @@
+//! What every command carries (PROTOCOL.md, "The envelope").
+//!
+//! The envelope is parsed before its body, so that a message of another version can be
+//! answered with the range that is understood, and never becomes a dead letter.
+
+use crate::{HostId, MessageId, OperationId, VmmId};
+use serde::{Deserialize, Serialize};
+
+/// Oldest version of a method's body that this build understands.
+pub const METHOD_VERSION_MIN: u32 = 1;
+/// Newest version of a method's body that this build understands and sends.
+pub const METHOD_VERSION_MAX: u32 = 1;
+
+/// A command's outside. Unknown fields are kept out, not refused: a newer controller may add some.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The same for every sending of the same step and attempt.
+    pub message_id: MessageId,
+    /// The operation that this step belongs to.
+    pub operation_id: OperationId,
+    /// The step's name in its workflow.
+    pub step: String,
+    /// Counts from 1; a new attempt has a new message id.
+    pub attempt: u32,
+    /// The host this is meant for.
+    pub host_id: HostId,
+    /// The VMM this is about.
+    pub vmm_id: VmmId,
+    /// Rises with each command for that VMM; a lower one is answered `superseded` (rule 3).
+    pub sequence: u64,
+    /// The host's epoch as the controller knows it (rule 4).
+    pub host_epoch: u64,
+    /// Unix milliseconds after which beginning is pointless. A hint, never a safety rule.
+    #[serde(default)]
+    pub begin_by: Option<i64>,
+    /// Seconds without a sign of life after which the controller becomes suspicious.
+    pub silence_limit: u32,
+    /// The body's method, for example `vmm.build`.
+    pub method: String,
+    /// The body's version.
+    pub version: u32,
+    /// `req-<uuid>`: the REST request that all this is for; in every log line.
+    pub request_id: String,
+    /// W3C trace context, if the request had one.
+    #[serde(default)]
+    pub traceparent: Option<String>,
+    /// The body, not yet parsed: see [`crate::Command::parse`].
+    pub body: serde_json::Value,
+}

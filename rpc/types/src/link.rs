@@ -1,0 +1,149 @@
+//! The agent's HTTPS conversation with the controller: joining, the heartbeat and lease
+//! path (which is not the broker's, rule 6), the desired network document, image bytes.
+//!
+//! | call | body | answer |
+//! | --- | --- | --- |
+//! | `POST /agent/v1/join` | [`JoinRequest`] | [`JoinReply`] |
+//! | `POST /agent/v1/sync` | [`SyncRequest`] | [`SyncReply`] |
+//! | `GET /agent/v1/networks` | | [`NetworkDocument`] |
+//! | `GET /agent/v1/images/{id}` | | bytes; `Range` is understood |
+//!
+//! All but join carry `Authorization: Bearer <host secret>` and `X-Berth-Host: <host id>`;
+//! an image's bytes carry the bearer token of their [`crate::ImageSpec`] instead.
+
+use crate::{Capacity, HostId, NetworkId, Observation, PortId, VmmId};
+use serde::{Deserialize, Serialize};
+
+/// An agent asks to be a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The one-time token an operator made.
+    pub token: String,
+    /// Made once in the agent's state directory.
+    pub host_id: HostId,
+    /// A label.
+    pub hostname: String,
+}
+
+/// What a joined host keeps in its state directory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinReply {
+    /// Bearer secret for this host from now on.
+    pub secret: String,
+    /// The broker's URL with this host's credentials, if the controller hands them out.
+    #[serde(default)]
+    pub broker_url: Option<String>,
+}
+
+/// Sent at start, at each change, and each `report_interval` seconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SyncRequest {
+    /// Who.
+    pub host_id: HostId,
+    /// A label.
+    pub hostname: String,
+    /// The address that other hosts reach it by.
+    #[serde(default)]
+    pub address: String,
+    /// Agent's version.
+    pub version: String,
+    /// Whether this is the first sync after the agent's start.
+    pub starting: bool,
+    /// The epoch that the agent has stored; 0 if none.
+    pub epoch: u64,
+    /// The controller database that the agent last spoke to (rule 5), if any.
+    #[serde(default)]
+    pub lineage: Option<String>,
+    /// The highest counter seen from that lineage.
+    #[serde(default)]
+    pub lineage_counter: u64,
+    /// What the host has.
+    pub capacity: Capacity,
+    /// What is not yet acknowledged; at the start, every VMM.
+    pub observations: Vec<Observation>,
+}
+
+/// The controller's answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SyncReply {
+    /// The host's epoch. The agent makes it durable before it acts on anything else.
+    pub epoch: u64,
+    /// VMMs that this host has lost, which it must remove (explicit tombstones).
+    pub lost: Vec<VmmId>,
+    /// Observations that are folded in, or too old to matter.
+    pub acknowledged: Vec<(VmmId, u64)>,
+    /// This database's lineage.
+    pub lineage: String,
+    /// Its counter, which never falls within a lineage.
+    pub lineage_counter: u64,
+    /// Revision of the host's network document.
+    pub network_revision: u64,
+    /// Tombstones that the controller no longer needs remembered.
+    #[serde(default)]
+    pub forget: Vec<VmmId>,
+    /// Whether this controller's database is older than what the agent has seen; the agent
+    /// then stops consuming until an operator says which is right.
+    #[serde(default)]
+    pub refused: Option<String>,
+}
+
+/// What a host's networks are to be. Compiled whole; the agent makes it so.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NetworkDocument {
+    /// Rises with each change.
+    pub revision: u64,
+    /// The networks that this host's VMMs are on.
+    pub networks: Vec<HostNetwork>,
+}
+
+/// One network on one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostNetwork {
+    /// The network.
+    pub id: NetworkId,
+    /// `flat` so far.
+    pub network_type: String,
+    /// The physical network's name; the agent's configuration maps it to an interface.
+    #[serde(default)]
+    pub physical_network: Option<String>,
+    /// MTU in bytes.
+    pub mtu: u16,
+    /// What DHCP serves there.
+    pub subnets: Vec<HostSubnet>,
+    /// Every bound port of the network on this host.
+    pub ports: Vec<HostPort>,
+}
+
+/// A subnet as DHCP needs it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostSubnet {
+    /// `10.0.0.0/24`.
+    pub cidr: String,
+    /// Default gateway.
+    #[serde(default)]
+    pub gateway: Option<std::net::IpAddr>,
+    /// Resolvers.
+    #[serde(default)]
+    pub dns: Vec<std::net::IpAddr>,
+    /// Whether DHCP serves it.
+    pub dhcp: bool,
+    /// The address this network's DHCP server takes on every host.
+    #[serde(default)]
+    pub dhcp_address: Option<std::net::IpAddr>,
+}
+
+/// A port as the host needs it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// The port.
+    pub id: PortId,
+    /// Bound for this VMM.
+    pub vmm_id: VmmId,
+    /// MAC.
+    pub mac: String,
+    /// Fixed addresses.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// The guest's hostname for DHCP.
+    #[serde(default)]
+    pub hostname: Option<String>,
+}
