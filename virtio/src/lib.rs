@@ -1,1 +1,29 @@
-//! Placeholder until this crate's table of contents is written.
+//! What a guest sees: virtio devices, their queues, and the transports that present them.
+//!
+//! The crate knows neither KVM nor the agent, and is tested without `/dev/kvm`. A machine gives it
+//! guest memory, an interrupt line and the backing (a file, a tap); it gets back registers to map
+//! and eventfds to connect:
+//!
+//! ```text
+//!   vCPU exit --> transport::mmio --> transport::core --> VirtioDevice (block, net)
+//!                 (registers)         (status, queues)      |  a worker thread each
+//!   ioeventfd ------------------------ kick eventfd ------->|
+//!   irqfd <------ IrqLine <----------- Interrupt <----------+
+//! ```
+//!
+//! A guest's mistake stops the device that it was made to (`DEVICE_NEEDS_RESET`), and only that one.
+
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::unwrap_used)
+)]
+
+pub mod device;
+pub mod interrupt;
+pub mod queue;
+pub mod transport;
+
+pub use device::{Activation, DeviceError, DeviceState, GuestBitmap, GuestMem, VirtioDevice};
+pub use interrupt::{Interrupt, IrqLine};
+pub use queue::DeviceQueue;
+pub use transport::{MMIO_REGION_SIZE, MmioTransport};
