@@ -1,1 +1,4 @@
 //! Placeholder until this crate's table of contents is written.
+
+pub mod api;
+pub mod store;

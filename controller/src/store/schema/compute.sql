@@ -1,0 +1,56 @@
+-- Servers and what belongs to them.
+CREATE TABLE IF NOT EXISTS instances (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    vm_state TEXT NOT NULL,
+    task_state TEXT,
+    power_state BIGINT NOT NULL,
+    host_id TEXT,
+    active_vmm_id TEXT,
+    availability_zone TEXT,
+    flavor TEXT NOT NULL,                    -- JSON as it was when built
+    image_id TEXT,
+    key_name TEXT,
+    locked BIGINT NOT NULL,
+    fault TEXT,                              -- JSON {code, message, details, created}
+    body TEXT NOT NULL,                      -- JSON: metadata, user_data, tags, description, hints, requested az
+    generation BIGINT NOT NULL,
+    operation_id TEXT,                       -- the one open operation, if any
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    launched_at BIGINT,
+    deleted_at BIGINT
+);
+CREATE INDEX IF NOT EXISTS instances_project ON instances (project_id, deleted_at);
+CREATE INDEX IF NOT EXISTS instances_host ON instances (host_id);
+
+-- Every disk; root disks too.
+CREATE TABLE IF NOT EXISTS disks (
+    id TEXT PRIMARY KEY,
+    instance_id TEXT NOT NULL,
+    host_id TEXT,
+    position BIGINT NOT NULL,
+    size_gib BIGINT NOT NULL,
+    image_id TEXT,
+    format TEXT NOT NULL,
+    writer_generation BIGINT NOT NULL,
+    created_at BIGINT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS disks_instance ON disks (instance_id);
+
+-- What os-instance-actions shows.
+CREATE TABLE IF NOT EXISTS instance_actions (
+    request_id TEXT NOT NULL,
+    instance_id TEXT NOT NULL,
+    operation_id TEXT,
+    action TEXT NOT NULL,
+    project_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    message TEXT,
+    events TEXT NOT NULL,                    -- JSON list
+    started_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (instance_id, request_id)
+);
