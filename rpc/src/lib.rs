@@ -11,9 +11,11 @@
 //! - reads ([`Transport::read`]) are at most once, and may be lost.
 //!
 //! [`clock`] holds the injected `Clock` and `Rng`: nothing in Berth's logic reads the
-//! system clock, sleeps or draws random numbers except through them.
+//! system clock, sleeps or draws random numbers except through them. [`kill_point!`] names
+//! the boundaries at which tests kill a process.
 
 pub mod clock;
+pub mod kill_point;
 mod transport;
 
 pub use transport::{

@@ -1,0 +1,160 @@
+//! Named places where a process can be made to die, as if by `kill -9`.
+//!
+//! Each boundary of commit, publish, acknowledge, journal and spawn says
+//! `kill_point!("agent.journal.accepted")`. Normally that costs one load. In a process with
+//! - `BERTH_KILL_POINT=name` or `name:nth`: it dies there, the `nth` time (1 is the first);
+//! - `BERTH_KILL_POINTS_SEEN=file`: each name is appended to the file the first time it is
+//!   reached, a line each, so that a run can show which points no test has hit.
+//!
+//! Names are string literals, so that the list of all of them is made from the source:
+//! [`names_in`] finds them, and the sweeps take their list from it.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Dies here if the environment says so; see [`berth_rpc::kill_point`](crate::kill_point).
+#[macro_export]
+macro_rules! kill_point {
+    ($name:literal) => {
+        $crate::kill_point::reached($name)
+    };
+}
+
+struct Armed {
+    /// The point to die at, and at which pass.
+    at: Option<(String, u64)>,
+    seen_file: Option<std::path::PathBuf>,
+    passes: Mutex<HashMap<&'static str, u64>>,
+}
+
+static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+fn armed() -> Option<&'static Armed> {
+    let read = || {
+        let at = std::env::var("BERTH_KILL_POINT")
+            .ok()
+            .map(|text| parse(&text));
+        let seen_file = std::env::var_os("BERTH_KILL_POINTS_SEEN").map(Into::into);
+        (at.is_some() || seen_file.is_some()).then(|| Armed {
+            at,
+            seen_file,
+            passes: Mutex::default(),
+        })
+    };
+    ARMED.get_or_init(read).as_ref()
+}
+
+fn parse(text: &str) -> (String, u64) {
+    match text.rsplit_once(':') {
+        Some((name, nth)) => (name.to_owned(), nth.parse().unwrap_or(1)),
+        None => (text.to_owned(), 1),
+    }
+}
+
+/// What [`kill_point!`](crate::kill_point!) calls.
+pub fn reached(name: &'static str) {
+    if let Some(armed) = armed() {
+        armed.pass(name);
+    }
+}
+
+impl Armed {
+    fn pass(&self, name: &'static str) {
+        let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
+        let pass = passes.entry(name).or_default();
+        *pass += 1;
+        if *pass == 1
+            && let Some(path) = &self.seen_file
+            && let Ok(mut file) = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+        {
+            // A test reads it; a failure shows there as a point never hit.
+            let _ = file.write_all(format!("{name}\n").as_bytes());
+        }
+        if self
+            .at
+            .as_ref()
+            .is_some_and(|(at, nth)| at == name && nth == pass)
+        {
+            die();
+        }
+    }
+}
+
+/// SIGKILL to ourselves: no destructor, no flush, no handler.
+fn die() -> ! {
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+    // Delivery is immediate; this is only for the type checker.
+    std::process::abort()
+}
+
+/// The names of the kill points in the Rust sources under `folder`, sorted, each once.
+///
+/// # Errors
+/// If a folder or file cannot be read.
+pub fn names_in(folder: &std::path::Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                names.extend(names_of(&std::fs::read_to_string(&path)?));
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn names_of(source: &str) -> impl Iterator<Item = String> + '_ {
+    source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split("kill_point!(\"").skip(1))
+        .filter_map(|rest| rest.split_once('"').map(|(name, _)| name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_point_is_named_with_or_without_its_pass() {
+        assert_eq!(parse("agent.x"), ("agent.x".into(), 1));
+        assert_eq!(parse("agent.x:3"), ("agent.x".into(), 3));
+    }
+
+    #[test]
+    fn the_list_comes_from_the_source_and_comments_do_not_count() {
+        let source = concat!(
+            "  kill_",
+            "point!(\"a.b\"); x; kill_",
+            "point!(\"c\")\n// kill_",
+            "point!(\"d\")"
+        );
+        assert_eq!(names_of(source).collect::<Vec<_>>(), ["a.b", "c"]);
+    }
+
+    #[test]
+    fn each_point_is_noted_the_first_time_it_is_reached() {
+        let path = std::env::temp_dir().join(format!("berth-seen-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let armed = Armed {
+            at: Some(("other".into(), 1)),
+            seen_file: Some(path.clone()),
+            passes: Mutex::default(),
+        };
+        armed.pass("one");
+        armed.pass("one");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
+        let _ = std::fs::remove_file(path);
+    }
+}
