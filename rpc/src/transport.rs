@@ -3,10 +3,11 @@
 use berth_rpc_types::HostId;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use std::fmt;
 use std::time::Duration;
 
 /// A queue, by what it is for. The names are stable: none is ever random.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// `agent.<host id>`: commands. Durable quorum queue, single active consumer, dead letters kept.
     Agent(HostId),
@@ -20,11 +21,24 @@ pub enum Address {
     DeadLetters,
 }
 
+impl fmt::Display for Address {
+    /// The queue's name, the same on every transport.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(host) => write!(f, "agent.{host}"),
+            Self::AgentReads(host) => write!(f, "agent.{host}.reads"),
+            Self::Results => f.write_str("controller.results"),
+            Self::Telemetry => f.write_str("controller.telemetry"),
+            Self::DeadLetters => f.write_str("dead-letters"),
+        }
+    }
+}
+
 /// Why a message did not travel.
 #[derive(Debug, thiserror::Error)]
 pub enum RpcError {
     /// No queue of that name: the host has never joined, or its queue was deleted.
-    #[error("no queue for {0:?}: nothing consumes it and nothing declared it")]
+    #[error("no queue {0}: nothing consumes it and nothing declared it")]
     Unroutable(Address),
     /// Nothing known: the same message must be sent again with the same id.
     #[error("no answer from the broker within {0:?}; the message may or may not have arrived")]

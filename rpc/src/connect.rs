@@ -1,0 +1,60 @@
+//! A transport by URL.
+
+use crate::clock::{Clock, Rng};
+use crate::inproc::{Faults, InProcess};
+use crate::{RpcError, Transport};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Opens the transport that the URLs name. It returns at once: a broker that cannot be reached
+/// now is tried until it can.
+///
+/// - `amqp://user:secret@host:5672/vhost` and `amqps://...`: RabbitMQ. Several URLs, as items or
+///   within one separated by commas, are the brokers of one cluster, tried in random order.
+///   Queries: `cafile=/path/ca.pem` (TLS: trust this CA), `namespace=name` (put before queue
+///   names, so that several clouds share a vhost), and lapin's own (`heartbeat=10`).
+/// - `inproc://name`: a broker within this process, made by the first to name it.
+///
+/// `name` is shown in the broker's list of connections. Must be called within a tokio runtime.
+///
+/// # Errors
+/// [`RpcError::Configuration`] if a URL is not understood, names a CA file that cannot be read,
+/// or mixes kinds.
+pub fn connect(
+    urls: &[String],
+    name: &str,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+) -> Result<Arc<dyn Transport>, RpcError> {
+    let urls: Vec<&str> = urls
+        .iter()
+        .flat_map(|item| item.split(','))
+        .map(str::trim)
+        .filter(|url| !url.is_empty())
+        .collect();
+    let scheme = |url: &str| url.split_once("://").map(|(scheme, _)| scheme.to_owned());
+    let schemes: Vec<Option<String>> = urls.iter().map(|url| scheme(url)).collect();
+    let all = |wanted: &[&str]| {
+        let known = |s: &Option<String>| s.as_deref().is_some_and(|s| wanted.contains(&s));
+        !schemes.is_empty() && schemes.iter().all(known)
+    };
+    if let [url] = urls[..]
+        && all(&["inproc"])
+    {
+        return Ok(in_process(url, clock, rng).transport());
+    }
+    Err(RpcError::Configuration(format!(
+        "{name}: transport URLs must be one `inproc://name`, or one or more of `amqp://` and \
+         `amqps://`; there are {} with schemes {:?}",
+        urls.len(),
+        schemes.iter().map(|s| s.as_deref().unwrap_or("none")).collect::<Vec<_>>()
+    )))
+}
+
+/// The broker of that name in this process.
+fn in_process(url: &str, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> InProcess {
+    static BROKERS: Mutex<BTreeMap<String, InProcess>> = Mutex::new(BTreeMap::new());
+    let mut brokers = BROKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let make = || InProcess::new(Faults::default(), rng, clock);
+    brokers.entry(url.to_owned()).or_insert_with(make).clone()
+}
