@@ -18,11 +18,21 @@
     deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::unwrap_used)
 )]
 
+// What a device is.
 pub mod device;
 pub mod interrupt;
-pub mod queue;
+// How the driver reaches it.
 pub mod transport;
+// What devices are made of.
+pub mod chain;
+pub mod guest_io;
+pub mod queue;
+pub mod life;
+pub mod worker;
+// The devices.
+pub mod block;
 
+pub use block::{Block, BlockConfig, BlockError, CacheMode};
 pub use device::{Activation, DeviceError, DeviceState, GuestBitmap, GuestMem, VirtioDevice};
 pub use interrupt::{Interrupt, IrqLine};
 pub use queue::DeviceQueue;

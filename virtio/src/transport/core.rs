@@ -320,11 +320,9 @@ impl<B: GuestBitmap> TransportCore<B> {
             let queue = self.validated(index).map_err(|error| {
                 DeviceError::BadState(format!("queue {index} is no longer valid: {error}"))
             })?;
-            queues.push(DeviceQueue {
-                index: u16::try_from(index).unwrap_or(u16::MAX),
-                queue,
-                kick: kick.try_clone().map_err(host("duplicate a queue's eventfd"))?,
-            });
+            let kick = kick.try_clone().map_err(host("duplicate a queue's eventfd"))?;
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            queues.push(DeviceQueue::new(index, queue, kick));
         }
         self.device.activate(Activation {
             mem: self.mem.clone(),
