@@ -1,4 +1,5 @@
 //! Placeholder until this crate's table of contents is written.
 
 pub mod api;
+pub mod compute;
 pub mod store;
