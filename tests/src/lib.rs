@@ -1,13 +1,25 @@
-//! The machines and services that Berth's tests run against, each private to its test.
+//! The machines, networks and services that Berth's tests run against, each private to its test.
 //!
 //! Nothing here has a fixed name or port, and nothing outlives its value: dropping it, or the
 //! death of the test process, removes it.
 //!
-//! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports.
+//! - [`host`]: emulated KVM hosts, with files in, commands, output, exit codes and power cuts;
+//!   [`client`] and [`channel`] are how they are talked to, [`images`] what they boot.
+//! - [`net`]: several hosts, and the test, on one network in a namespace of its own.
 //! - [`rabbit`], [`postgres`]: Debian's RabbitMQ and PostgreSQL, private, with `kill -9`.
+//! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports;
+//!   [`binaries`]: the programs under test; [`skip!`]: tests that cannot run here.
 
+pub mod binaries;
 pub mod ports;
 pub mod process;
+pub mod skip;
 
 pub mod postgres;
 pub mod rabbit;
+
+pub mod channel;
+pub mod client;
+pub mod host;
+pub mod images;
+pub mod net;

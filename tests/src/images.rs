@@ -1,0 +1,93 @@
+//! The kernel, roots and initial RAM disks that hosts and guests boot; `scripts/fetch-images`
+//! makes them once and keeps them below `target/berth-cache`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::binaries::workspace;
+use crate::process;
+
+/// Downloads included, on a slow line.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// Where the images are. All are shared and must not be written to.
+#[derive(Debug, Clone)]
+pub struct Images {
+    dir: PathBuf,
+}
+
+impl Images {
+    /// The images, made now if this machine has not made them yet (about a minute).
+    ///
+    /// # Errors
+    /// What `scripts/fetch-images` says.
+    pub fn get() -> Result<Self> {
+        static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let dir = DIR.get_or_init(|| {
+            let made = process::check(
+                Command::new(workspace().join("scripts/fetch-images")),
+                PATIENCE,
+            );
+            made.map(|out| PathBuf::from(out.trim()))
+                .map_err(|error| format!("{error:#}"))
+        });
+        dir.clone()
+            .map(|dir| Self { dir })
+            .map_err(|error| anyhow!(error))
+    }
+
+    /// Debian's kernel as its package has it (bzImage).
+    #[must_use]
+    pub fn vmlinuz(&self) -> PathBuf {
+        self.dir.join("vmlinuz")
+    }
+
+    /// The ELF inside Debian's kernel.
+    #[must_use]
+    pub fn vmlinux(&self) -> PathBuf {
+        self.dir.join("vmlinux")
+    }
+
+    /// The guest's initial RAM disk: loads virtio's drivers and mounts `root=`.
+    #[must_use]
+    pub fn guest_initrd(&self) -> PathBuf {
+        self.dir.join("guest-initrd")
+    }
+
+    /// The guest's root disk: raw, ext4 without partitions, about 200 MB; it grows at boot.
+    #[must_use]
+    pub fn guest_root(&self) -> PathBuf {
+        self.dir.join("guest.ext4")
+    }
+
+    /// The same disk as compressed qcow2.
+    #[must_use]
+    pub fn guest_qcow2(&self) -> PathBuf {
+        self.dir.join("guest.qcow2")
+    }
+
+    /// The command line that boots the guest quickly, with its console on ttyS0.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn guest_cmdline(&self) -> Result<String> {
+        let path = self.dir.join("guest-cmdline");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(text.trim().into())
+    }
+
+    /// The root that all emulated hosts share.
+    pub(crate) fn host_root(&self) -> PathBuf {
+        self.dir.join("host.ext4")
+    }
+
+    /// An emulated host's initial RAM disk.
+    pub(crate) fn host_initrd(&self) -> PathBuf {
+        self.dir.join("host-initrd")
+    }
+}

@@ -1,0 +1,32 @@
+//! Tests that cannot run here say what is missing, and are counted.
+//!
+//! A skipped test passes for cargo; `scripts/run-tests` counts its line in the closing line.
+
+/// Ends the test that calls it as skipped, saying why: `skip!("no /dev/net/tun")`.
+#[macro_export]
+macro_rules! skip {
+    ($($reason:tt)*) => {{
+        $crate::skip::announce(&format!($($reason)*));
+        return;
+    }};
+}
+
+/// Prints the line `SKIPPED: <test>: <reason>`, past the capture of tests' output.
+pub fn announce(reason: &str) {
+    use std::io::Write;
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    // A thread's `println!` is captured by the test harness; a write to the stream is not.
+    let _ = writeln!(std::io::stderr(), "\nSKIPPED: {name}: {reason}");
+}
+
+/// What is missing for emulated hosts and test networks on this machine, if anything is.
+#[must_use]
+pub fn missing_for_hosts() -> Option<String> {
+    if !nix::unistd::Uid::effective().is_root() {
+        return Some("network namespaces and taps need root".into());
+    }
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        return Some("no /dev/net/tun: modprobe tun".into());
+    }
+    None
+}
