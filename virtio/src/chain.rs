@@ -77,6 +77,12 @@ impl Segments {
         }
     }
 
+    /// Forgets the runs that were dropped, so that a buffer that is used as a queue stays small.
+    pub fn compact(&mut self) {
+        self.list.drain(..self.first.min(self.list.len()));
+        self.first = 0;
+    }
+
     /// Splits the last byte off; None if the buffer is empty.
     pub fn pop_last_byte(&mut self) -> Option<GuestAddress> {
         let segment = self.list.last_mut()?;

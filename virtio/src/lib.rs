@@ -31,9 +31,14 @@ pub mod life;
 pub mod worker;
 // The devices.
 pub mod block;
+pub mod net;
+
+#[cfg(test)]
+mod testkit;
 
 pub use block::{Block, BlockConfig, BlockError, CacheMode};
 pub use device::{Activation, DeviceError, DeviceState, GuestBitmap, GuestMem, VirtioDevice};
 pub use interrupt::{Interrupt, IrqLine};
+pub use net::{Net, NetConfig, NetError, Tap, TapError};
 pub use queue::DeviceQueue;
 pub use transport::{MMIO_REGION_SIZE, MmioTransport};

@@ -13,3 +13,6 @@ mod raw;
 mod request;
 
 pub use device::{Block, BlockConfig, BlockError, CacheMode};
+
+#[cfg(test)]
+mod tests;
