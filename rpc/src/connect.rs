@@ -1,5 +1,6 @@
 //! A transport by URL.
 
+use crate::amqp::Amqp;
 use crate::clock::{Clock, Rng};
 use crate::inproc::{Faults, InProcess};
 use crate::{RpcError, Transport};
@@ -42,6 +43,9 @@ pub fn connect(
         && all(&["inproc"])
     {
         return Ok(in_process(url, clock, rng).transport());
+    }
+    if all(&["amqp", "amqps"]) {
+        return Amqp::open(&urls, name, clock, rng);
     }
     Err(RpcError::Configuration(format!(
         "{name}: transport URLs must be one `inproc://name`, or one or more of `amqp://` and \

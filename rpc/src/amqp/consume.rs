@@ -1,0 +1,225 @@
+//! Consumers that outlive connections.
+//!
+//! A task a consumer subscribes, hands on, and subscribes again when its channel ends. A
+//! consumer that is dropped ends its task, which closes the channel: what was unacknowledged
+//! comes again, to whoever consumes next.
+
+use super::link::{BackOff, Link};
+use super::{ANSWER_WITHIN, Shared, refusal, topology};
+use crate::{Acker, Address, ConsumeOptions, Consumer, Delivery, RpcError};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Consumes; returns when the first subscription has succeeded, or at once when the broker
+/// refuses it, or after [`ANSWER_WITHIN`] when there is no broker now: it will be consumed.
+pub(super) async fn consume(
+    shared: &Arc<Shared>,
+    link: Link,
+    address: Address,
+    prefetch: u16,
+) -> Result<Box<dyn Consumer>, RpcError> {
+    let prefetch = ConsumeOptions { prefetch: prefetch.max(1) };
+    let deliveries = subscribe(shared, link, address, Some(prefetch)).await?;
+    let shared = Arc::clone(shared);
+    Ok(Box::new(AmqpConsumer { shared, deliveries }))
+}
+
+/// As [`consume`]; without options, deliveries need no acknowledgement and are at most once.
+pub(super) async fn subscribe(
+    shared: &Arc<Shared>,
+    link: Link,
+    address: Address,
+    options: Option<ConsumeOptions>,
+) -> Result<mpsc::Receiver<lapin::message::Delivery>, RpcError> {
+    let capacity = options.map_or(64, |options| usize::from(options.prefetch.max(1)));
+    let (hand, deliveries) = mpsc::channel(capacity);
+    let (first, subscribed) = oneshot::channel();
+    let task = Task { shared: Arc::clone(shared), link, address, options, hand };
+    shared.tasks.spawn(task.run(first));
+    match shared.within(ANSWER_WITHIN, subscribed).await {
+        Some(Ok(Err(refused))) => Err(refused),
+        _ => Ok(deliveries),
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    link: Link,
+    address: Address,
+    options: Option<ConsumeOptions>,
+    hand: mpsc::Sender<lapin::message::Delivery>,
+}
+
+impl Task {
+    async fn run(self, first: oneshot::Sender<Result<(), RpcError>>) {
+        let mut first = Some(first);
+        let mut back_off = BackOff::default();
+        loop {
+            let subscribed = tokio::select! {
+                biased;
+                () = self.ended() => return,
+                subscribed = self.subscribe() => subscribed,
+            };
+            match subscribed {
+                Ok((channel, consumer)) => {
+                    back_off = BackOff::default();
+                    // Nobody waits for it any more: the consumer is used already, or dropped.
+                    let _ = first.take().map(|first| first.send(Ok(())));
+                    if !self.hand_on(consumer).await {
+                        let bye = channel.close(200, "OK".into());
+                        self.shared.within(ANSWER_WITHIN, bye).await;
+                        return;
+                    }
+                }
+                Err(refused @ RpcError::Configuration(_)) if first.is_some() => {
+                    let _ = first.take().map(|first| first.send(Err(refused)));
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(address = %self.address, %error, "cannot consume; trying again");
+                }
+            }
+            let wait = back_off.next(&*self.shared.rng);
+            tokio::select! {
+                biased;
+                () = self.ended() => return,
+                () = self.shared.clock.sleep(wait) => {}
+            }
+        }
+    }
+
+    /// The transport is closed, or the consumer dropped.
+    async fn ended(&self) {
+        tokio::select! {
+            () = self.shared.closed.cancelled() => {}
+            () = self.hand.closed() => {}
+        }
+    }
+
+    async fn subscribe(&self) -> Result<(lapin::Channel, lapin::Consumer), RpcError> {
+        let shared = &self.shared;
+        let connection = self.link.wait(shared).await?;
+        let channel = shared.answer(connection.create_channel()).await?;
+        topology::declare(shared, &channel, self.address).await?;
+        if let Some(ConsumeOptions { prefetch }) = self.options {
+            shared.answer(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        }
+        let queue = topology::queue_name(&shared.namespace, self.address);
+        let options = BasicConsumeOptions {
+            no_ack: self.options.is_none(),
+            ..BasicConsumeOptions::default()
+        };
+        let consume =
+            channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+        let consumer = shared.answer(consume).await?;
+        Ok((channel, consumer))
+    }
+
+    /// Hands deliveries on until the channel ends (true) or the task should (false).
+    async fn hand_on(&self, mut consumer: lapin::Consumer) -> bool {
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = self.ended() => return false,
+                delivery = consumer.next() => delivery,
+            };
+            match delivery {
+                Some(Ok(delivery)) => tokio::select! {
+                    biased;
+                    () = self.ended() => return false,
+                    _ = self.hand.send(delivery) => {}
+                },
+                Some(Err(error)) => {
+                    tracing::warn!(address = %self.address, %error, "consumer interrupted");
+                    return true;
+                }
+                None => {
+                    tracing::warn!(address = %self.address, "the broker cancelled the consumer");
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+struct AmqpConsumer {
+    shared: Arc<Shared>,
+    deliveries: mpsc::Receiver<lapin::message::Delivery>,
+}
+
+impl Consumer for AmqpConsumer {
+    fn next(&mut self) -> BoxFuture<'_, Option<Delivery>> {
+        Box::pin(async move {
+            loop {
+                let delivery = tokio::select! {
+                    biased;
+                    () = self.shared.closed.cancelled() => None,
+                    delivery = self.deliveries.recv() => delivery,
+                }?;
+                // One that waited here while its channel ended comes again on the next.
+                if delivery.acker.usable() {
+                    return Some(self.received(delivery));
+                }
+            }
+        })
+    }
+}
+
+impl AmqpConsumer {
+    fn received(&self, delivery: lapin::message::Delivery) -> Delivery {
+        let properties = &delivery.properties;
+        let message_id = properties.message_id().as_ref();
+        let headers = properties.headers().as_ref();
+        let first_death = headers.and_then(|table| table.inner().get("x-first-death-queue"));
+        let dead_letter_queue = match first_death {
+            Some(AMQPValue::LongString(queue)) => {
+                let queue = String::from_utf8_lossy(queue.as_bytes());
+                Some(topology::plain_name(&self.shared.namespace, &queue))
+            }
+            _ => None,
+        };
+        Delivery {
+            message_id: message_id.map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            redelivered: delivery.redelivered,
+            dead_letter_queue,
+            payload: delivery.data.into(),
+            acker: Box::new(AmqpAcker { shared: Arc::clone(&self.shared), acker: delivery.acker }),
+        }
+    }
+}
+
+struct AmqpAcker {
+    shared: Arc<Shared>,
+    acker: lapin::Acker,
+}
+
+impl AmqpAcker {
+    async fn settled(
+        &self,
+        settling: impl Future<Output = lapin::Result<bool>>,
+    ) -> Result<(), RpcError> {
+        let gone = |why: String| RpcError::Disconnected(why);
+        match self.shared.within(ANSWER_WITHIN, settling).await {
+            Some(Ok(true)) => Ok(()),
+            Some(Ok(false)) => Err(gone("the delivery's channel is gone".into())),
+            Some(Err(error)) => Err(refusal(&error)),
+            None => Err(gone(format!("not acknowledged within {ANSWER_WITHIN:?}"))),
+        }
+    }
+}
+
+impl Acker for AmqpAcker {
+    fn ack(&self) -> BoxFuture<'_, Result<(), RpcError>> {
+        Box::pin(self.settled(self.acker.ack(BasicAckOptions::default())))
+    }
+
+    fn reject(&self) -> BoxFuture<'_, Result<(), RpcError>> {
+        // Without requeueing: that is what sends it to the dead letters.
+        let options = BasicRejectOptions { requeue: false };
+        Box::pin(self.settled(self.acker.reject(options)))
+    }
+}
