@@ -6,16 +6,18 @@
 #[macro_export]
 macro_rules! skip {
     ($($reason:tt)*) => {{
-        $crate::skip::announce(&format!($($reason)*));
+        // The test's own name, from a function inside it: its thread need not carry it.
+        fn here() {}
+        let name = ::std::any::type_name_of_val(&here);
+        $crate::skip::announce(name.trim_end_matches("::here"), &format!($($reason)*));
         return;
     }};
 }
 
 /// Prints the line `SKIPPED: <test>: <reason>`, past the capture of tests' output.
-pub fn announce(reason: &str) {
+pub fn announce(name: &str, reason: &str) {
     use std::io::Write;
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    // A thread's `println!` is captured by the test harness; a write to the stream is not.
+    // `println!` and `eprintln!` are captured by the test harness; a write to the stream is not.
     let _ = writeln!(std::io::stderr(), "\nSKIPPED: {name}: {reason}");
 }
 

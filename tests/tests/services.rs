@@ -1,5 +1,7 @@
 //! The private services: ready when they say so, whole after `kill -9`, and gone when dropped.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::TcpStream;
 use std::path::PathBuf;
 
