@@ -1,6 +1,8 @@
 //! What every handler gets: the application, and who asks.
 
+use crate::config::ControlSettings;
 use crate::store::Store;
+use crate::workflow::Env;
 use berth_rpc::{
     Transport,
     clock::{Clock, Rng},
@@ -22,8 +24,46 @@ pub struct AppState {
     pub base_url: Arc<str>,
     /// Image files; shared by all controllers.
     pub image_dir: Arc<PathBuf>,
+    /// What every controller of this cloud must agree on: placement, patience, grace.
+    pub control: Arc<ControlSettings>,
     /// Pokes the workflow driver of this process: there may be something to do.
     pub wake: Arc<tokio::sync::Notify>,
+    /// What an operator may tune of the APIs.
+    pub settings: Arc<ApiSettings>,
+}
+
+/// What an operator may tune of the APIs.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// The catalogue's one region.
+    pub region: String,
+    /// How long a token is good for, in seconds.
+    pub token_lifetime_secs: i64,
+    /// The largest image that is taken, in bytes.
+    pub max_image_bytes: u64,
+    /// The physical network of a network that names none.
+    pub default_physical_network: String,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            region: "RegionOne".into(),
+            token_lifetime_secs: 4 * 3600,
+            max_image_bytes: 64 << 30,
+            default_physical_network: "physnet1".into(),
+        }
+    }
+}
+
+impl AppState {
+    /// Time and chance, for what runs inside a transaction.
+    pub fn env(&self) -> Env {
+        Env {
+            clock: Arc::clone(&self.clock),
+            rng: Arc::clone(&self.rng),
+        }
+    }
 }
 
 /// Who asks, for what, and under which id. Made by the authentication layer from

@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS vmms (
     sequence BIGINT NOT NULL,                -- last sequence given to a command
     observation BIGINT NOT NULL,             -- last observation folded
     created_at BIGINT NOT NULL,
-    deleted_at BIGINT                        -- set when the agent answered its tombstone
+    lost_at BIGINT,                          -- ownership was given away by a fence: the host must remove it
+    deleted_at BIGINT                        -- set when the agent answered its tombstone, or undid its build
 );
 CREATE INDEX IF NOT EXISTS vmms_host ON vmms (host_id);
 CREATE INDEX IF NOT EXISTS vmms_instance ON vmms (instance_id);
@@ -49,7 +50,8 @@ CREATE TABLE IF NOT EXISTS operations (
     step TEXT NOT NULL,
     attempt BIGINT NOT NULL,
     state TEXT NOT NULL,                     -- running, done, failed
-    params TEXT NOT NULL,
+    params TEXT NOT NULL,                    -- JSON: {given, and what the steps remember}
+    traceparent TEXT,
     wake_at BIGINT,                          -- when the driver looks again without being poked
     deadline_at BIGINT,
     progress TEXT,
@@ -73,7 +75,8 @@ CREATE TABLE IF NOT EXISTS outbox (
     sequence BIGINT NOT NULL,
     envelope TEXT NOT NULL,
     sends BIGINT NOT NULL,
-    next_send_at BIGINT,                     -- NULL once a final result is folded in
+    next_send_at BIGINT,                     -- NULL once a final result is folded in, or none is waited for
+    result TEXT,                             -- JSON of the final Outcome, once folded in
     created_at BIGINT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS outbox_due ON outbox (next_send_at);
@@ -95,4 +98,13 @@ CREATE TABLE IF NOT EXISTS join_tokens (
     token_hash TEXT PRIMARY KEY,
     expires_at BIGINT NOT NULL,
     used_by TEXT
+);
+
+-- Guests that agents found and nobody knows (rule 5): left alone, and shown to operators.
+CREATE TABLE IF NOT EXISTS strays (
+    vmm_id TEXT NOT NULL,
+    host_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    seen_at BIGINT NOT NULL,
+    PRIMARY KEY (vmm_id, host_id)
 );
