@@ -66,7 +66,10 @@ impl Shared {
     }
 
     /// A broker's answer, within [`ANSWER_WITHIN`].
-    async fn answer<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> Result<T, RpcError> {
+    async fn answer<T>(
+        &self,
+        asked: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, RpcError> {
         match self.within(ANSWER_WITHIN, asked).await {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) => Err(refusal(&error)),
@@ -89,9 +92,8 @@ impl Shared {
 fn refusal(error: &lapin::Error) -> RpcError {
     use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
     if let lapin::ErrorKind::ProtocolError(said) = error.kind()
-        && let AMQPErrorKind::Soft(
-            AMQPSoftError::ACCESSREFUSED | AMQPSoftError::PRECONDITIONFAILED,
-        ) = said.kind()
+        && let AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED | AMQPSoftError::PRECONDITIONFAILED) =
+            said.kind()
     {
         return RpcError::Configuration(format!("the broker refuses: {}", said.get_message()));
     }
@@ -141,7 +143,11 @@ impl Amqp {
     fn remembers(&self, address: Address) -> bool {
         // Agents know the controllers' queues without having declared them.
         matches!(address, Address::Results | Address::DeadLetters)
-            || self.declared.lock().unwrap_or_else(PoisonError::into_inner).contains(&address)
+            || self
+                .declared
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&address)
     }
 
     async fn declare_now(&self, address: Address) -> Result<(), RpcError> {
@@ -233,7 +239,14 @@ impl Transport for Amqp {
     ) -> BoxFuture<'_, Result<Bytes, RpcError>> {
         Box::pin(async move {
             self.shared.check_open()?;
-            read::ask(&self.shared, &self.publisher.link, address, &payload, timeout).await
+            read::ask(
+                &self.shared,
+                &self.publisher.link,
+                address,
+                &payload,
+                timeout,
+            )
+            .await
         })
     }
 
@@ -257,7 +270,12 @@ impl Transport for Amqp {
         Box::pin(async move {
             self.shared.closed.cancel();
             self.shared.tasks.close();
-            if self.shared.within(ANSWER_WITHIN, self.shared.tasks.wait()).await.is_none() {
+            if self
+                .shared
+                .within(ANSWER_WITHIN, self.shared.tasks.wait())
+                .await
+                .is_none()
+            {
                 tracing::warn!("connections to the broker did not close within {ANSWER_WITHIN:?}");
             }
         })

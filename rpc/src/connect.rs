@@ -51,7 +51,10 @@ pub fn connect(
         "{name}: transport URLs must be one `inproc://name`, or one or more of `amqp://` and \
          `amqps://`; there are {} with schemes {:?}",
         urls.len(),
-        schemes.iter().map(|s| s.as_deref().unwrap_or("none")).collect::<Vec<_>>()
+        schemes
+            .iter()
+            .map(|s| s.as_deref().unwrap_or("none"))
+            .collect::<Vec<_>>()
     )))
 }
 

@@ -18,6 +18,13 @@ pub mod clock;
 pub mod kill_point;
 mod transport;
 
+mod connect;
+
+mod amqp;
+mod inproc;
+
+pub use connect::connect;
+pub use inproc::{Faults, InProcess};
 pub use transport::{
     Acker, Address, ConsumeOptions, Consumer, Delivery, ReadRequest, RpcError, Transport,
 };

@@ -64,7 +64,10 @@ fn parse_one(url: &str) -> Result<(Broker, String), RpcError> {
     let wrong = |why: &str| RpcError::Configuration(format!("broker URL {shown}: {why}"));
     let mut uri: AMQPUri = url.parse().map_err(|why: String| wrong(&why))?;
     // The parser knows names only, and takes an IPv6 address for localhost.
-    if let Some(address) = shown.split_once('[').and_then(|(_, rest)| rest.split_once(']')) {
+    if let Some(address) = shown
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+    {
         address.0.clone_into(&mut uri.authority.host);
     }
     // `amqp://host/` would be the vhost with the empty name, which nobody has.
@@ -72,7 +75,9 @@ fn parse_one(url: &str) -> Result<(Broker, String), RpcError> {
         "/".clone_into(&mut uri.vhost);
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-    uri.query.connection_timeout.get_or_insert(CONNECT_WITHIN_MS);
+    uri.query
+        .connection_timeout
+        .get_or_insert(CONNECT_WITHIN_MS);
 
     let mut ca = None;
     let mut namespace = String::new();
@@ -95,7 +100,8 @@ fn parse_one(url: &str) -> Result<(Broker, String), RpcError> {
                 }
                 value.clone_into(&mut namespace);
             }
-            "heartbeat" | "connection_timeout" | "frame_max" | "channel_max" | "auth_mechanism" => {}
+            "heartbeat" | "connection_timeout" | "frame_max" | "channel_max" | "auth_mechanism" => {
+            }
             unknown => return Err(wrong(&format!("unknown query `{unknown}`"))),
         }
     }
@@ -103,7 +109,10 @@ fn parse_one(url: &str) -> Result<(Broker, String), RpcError> {
         return Err(wrong("a cafile is for amqps://"));
     }
     let authority = &uri.authority;
-    let label = format!("{}://{}:{}/{}", uri.scheme, authority.host, authority.port, uri.vhost);
+    let label = format!(
+        "{}://{}:{}/{}",
+        uri.scheme, authority.host, authority.port, uri.vhost
+    );
     Ok((Broker { uri, ca, label }, namespace))
 }
 
@@ -124,7 +133,10 @@ mod tests {
 
     #[test]
     fn a_list_of_brokers_keeps_its_order_and_shares_a_namespace() {
-        let urls = ["amqp://a:b@one?namespace=x", "amqp://a:b@two:99/v?namespace=x"];
+        let urls = [
+            "amqp://a:b@one?namespace=x",
+            "amqp://a:b@two:99/v?namespace=x",
+        ];
         let brokers = Brokers::parse(&urls).unwrap();
         let labels: Vec<&str> = brokers.list.iter().map(|b| b.label.as_str()).collect();
         assert_eq!(labels, ["amqp://one:5672//", "amqp://two:99/v"]);
@@ -133,7 +145,9 @@ mod tests {
 
     #[test]
     fn different_namespaces_are_refused() {
-        let error = Brokers::parse(&["amqp://one?namespace=x", "amqp://two"]).err().unwrap();
+        let error = Brokers::parse(&["amqp://one?namespace=x", "amqp://two"])
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("same namespace"));
     }
 

@@ -22,7 +22,9 @@ pub(super) async fn consume(
     address: Address,
     prefetch: u16,
 ) -> Result<Box<dyn Consumer>, RpcError> {
-    let prefetch = ConsumeOptions { prefetch: prefetch.max(1) };
+    let prefetch = ConsumeOptions {
+        prefetch: prefetch.max(1),
+    };
     let deliveries = subscribe(shared, link, address, Some(prefetch)).await?;
     let shared = Arc::clone(shared);
     Ok(Box::new(AmqpConsumer { shared, deliveries }))
@@ -38,7 +40,13 @@ pub(super) async fn subscribe(
     let capacity = options.map_or(64, |options| usize::from(options.prefetch.max(1)));
     let (hand, deliveries) = mpsc::channel(capacity);
     let (first, subscribed) = oneshot::channel();
-    let task = Task { shared: Arc::clone(shared), link, address, options, hand };
+    let task = Task {
+        shared: Arc::clone(shared),
+        link,
+        address,
+        options,
+        hand,
+    };
     shared.tasks.spawn(task.run(first));
     match shared.within(ANSWER_WITHIN, subscribed).await {
         Some(Ok(Err(refused))) => Err(refused),
@@ -106,7 +114,9 @@ impl Task {
         let channel = shared.answer(connection.create_channel()).await?;
         topology::declare(shared, &channel, self.address).await?;
         if let Some(ConsumeOptions { prefetch }) = self.options {
-            shared.answer(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+            shared
+                .answer(channel.basic_qos(prefetch, BasicQosOptions::default()))
+                .await?;
         }
         let queue = topology::queue_name(&shared.namespace, self.address);
         let options = BasicConsumeOptions {
@@ -183,11 +193,16 @@ impl AmqpConsumer {
             _ => None,
         };
         Delivery {
-            message_id: message_id.map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            message_id: message_id
+                .map(|id| id.as_str().to_owned())
+                .unwrap_or_default(),
             redelivered: delivery.redelivered,
             dead_letter_queue,
             payload: delivery.data.into(),
-            acker: Box::new(AmqpAcker { shared: Arc::clone(&self.shared), acker: delivery.acker }),
+            acker: Box::new(AmqpAcker {
+                shared: Arc::clone(&self.shared),
+                acker: delivery.acker,
+            }),
         }
     }
 }

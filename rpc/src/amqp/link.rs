@@ -68,8 +68,7 @@ impl Link {
     /// The connection, waited for as long as it takes; an error only when closed.
     pub(super) async fn wait(&self, shared: &Shared) -> Result<Arc<Connection>, RpcError> {
         let mut state = self.state.clone();
-        let usable =
-            |state: &State| matches!(state, State::Up(connection) if connection.status().connected());
+        let usable = |state: &State| matches!(state, State::Up(connection) if connection.status().connected());
         let up = tokio::select! {
             biased;
             () = shared.closed.cancelled() => None,
@@ -116,7 +115,12 @@ impl Supervisor {
                     }
                     why = self.watch(&connection) => why,
                 };
-                tracing::warn!(connection = self.name, broker = label, why, "connection lost");
+                tracing::warn!(
+                    connection = self.name,
+                    broker = label,
+                    why,
+                    "connection lost"
+                );
                 self.told.send_replace(State::Down(why));
             }
             let wait = back_off.next(&*self.shared.rng);
@@ -131,14 +135,24 @@ impl Supervisor {
     /// One round over all brokers.
     async fn connect(&self) -> Option<(Connection, String)> {
         for broker in shuffled(&self.brokers.list, &*self.shared.rng) {
-            let error = match self.shared.within(CONNECT_WITHIN, self.connect_to(broker)).await {
+            let error = match self
+                .shared
+                .within(CONNECT_WITHIN, self.connect_to(broker))
+                .await
+            {
                 Some(Ok(connection)) => return Some((connection, broker.label.clone())),
                 Some(Err(error)) => error.to_string(),
                 None => format!("no connection within {CONNECT_WITHIN:?}"),
             };
             let label = &broker.label;
-            tracing::warn!(connection = self.name, broker = label, error, "cannot connect");
-            self.told.send_replace(State::Down(format!("{label}: {error}")));
+            tracing::warn!(
+                connection = self.name,
+                broker = label,
+                error,
+                "cannot connect"
+            );
+            self.told
+                .send_replace(State::Down(format!("{label}: {error}")));
         }
         None
     }
@@ -168,7 +182,11 @@ impl Supervisor {
             match event {
                 Some(lapin::Event::Error(error)) => return error.to_string(),
                 Some(lapin::Event::ConnectionBlocked(why)) => {
-                    tracing::warn!(connection = self.name, why, "the broker holds publishers back");
+                    tracing::warn!(
+                        connection = self.name,
+                        why,
+                        "the broker holds publishers back"
+                    );
                 }
                 Some(lapin::Event::ConnectionUnblocked) => {
                     tracing::info!(connection = self.name, "the broker lets publishers go on");
@@ -198,7 +216,9 @@ pub(super) struct BackOff {
 
 impl Default for BackOff {
     fn default() -> Self {
-        Self { limit: BACK_OFF_MIN }
+        Self {
+            limit: BACK_OFF_MIN,
+        }
     }
 }
 
@@ -225,7 +245,11 @@ mod tests {
         };
         let (first, second) = (waits(&one), waits(&other));
         assert_ne!(first, second);
-        assert!(first.iter().all(|wait| *wait >= BACK_OFF_MIN / 10 && *wait <= BACK_OFF_MAX));
+        assert!(
+            first
+                .iter()
+                .all(|wait| *wait >= BACK_OFF_MIN / 10 && *wait <= BACK_OFF_MAX)
+        );
         assert!(first[0] <= BACK_OFF_MIN);
         let late = first[6..].iter().max().copied();
         assert!(late > Some(BACK_OFF_MAX / 3), "{late:?}");
@@ -235,7 +259,10 @@ mod tests {
     fn brokers_are_tried_each_once_in_an_order_that_is_drawn() {
         let list: Vec<u32> = (0..6).collect();
         let order = |seed| -> Vec<u32> {
-            shuffled(&list, &SeededRng::new(seed)).into_iter().copied().collect()
+            shuffled(&list, &SeededRng::new(seed))
+                .into_iter()
+                .copied()
+                .collect()
         };
         assert_ne!(order(1), order(2));
         let mut sorted = order(1);

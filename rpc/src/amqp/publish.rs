@@ -4,6 +4,7 @@ use super::link::Link;
 use super::{ANSWER_WITHIN, Shared, refusal};
 use crate::RpcError;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
@@ -40,25 +41,35 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn new(shared: Arc<Shared>, link: Link) -> Self {
         let slots = Semaphore::new(IN_FLIGHT);
-        Self { shared, link, slots, idle: Mutex::default() }
+        Self {
+            shared,
+            link,
+            slots,
+            idle: Mutex::default(),
+        }
     }
 
     /// Publishes and waits for the confirm.
     pub(super) async fn publish(&self, message: &Publish<'_>) -> Result<Sent, RpcError> {
         let closed = || RpcError::Disconnected("this transport was closed".into());
+        let message_id = ShortString::try_new(message.message_id)
+            .map_err(|error| RpcError::Configuration(format!("a message id: {error}")))?;
         let _slot = self.slots.acquire().await.map_err(|_| closed())?;
         let channel = match self.idle() {
             Some(channel) => channel,
             None => confirming_channel(&self.shared, &self.link).await?,
         };
         let properties = BasicProperties::default()
-            .with_message_id(message.message_id.into())
+            .with_message_id(message_id)
             .with_delivery_mode(if message.persistent { 2 } else { 1 });
         let sent = confirmed(&self.shared, &channel, message, properties).await;
         // A channel on which something went wrong is dropped, which closes it: a late confirm
         // must not be taken for the next message's.
         if sent.is_ok() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
+            self.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(channel);
         }
         sent
     }
@@ -74,7 +85,9 @@ impl Publisher {
 pub(super) async fn confirming_channel(shared: &Shared, link: &Link) -> Result<Channel, RpcError> {
     let connection = link.connection(shared).await?;
     let channel = shared.answer(connection.create_channel()).await?;
-    shared.answer(channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    shared
+        .answer(channel.confirm_select(ConfirmSelectOptions::default()))
+        .await?;
     Ok(channel)
 }
 
@@ -85,7 +98,10 @@ pub(super) async fn confirmed(
     message: &Publish<'_>,
     properties: BasicProperties,
 ) -> Result<Sent, RpcError> {
-    let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
+    let options = BasicPublishOptions {
+        mandatory: message.mandatory,
+        immediate: false,
+    };
     let publish = async {
         let queue = message.queue.into();
         let sent = channel.basic_publish("".into(), queue, options, message.payload, properties);

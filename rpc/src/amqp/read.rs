@@ -48,7 +48,10 @@ async fn ask_once(
     timeout: Duration,
 ) -> Result<Bytes, RpcError> {
     let channel = confirming_channel(shared, link).await?;
-    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
     let consume = channel.basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default());
     let mut answers = shared.answer(consume).await?;
     let queue = topology::queue_name(&shared.namespace, address);
@@ -70,7 +73,9 @@ async fn ask_once(
     match answers.next().await {
         Some(Ok(answer)) => Ok(answer.data.into()),
         Some(Err(error)) => Err(RpcError::Disconnected(error.to_string())),
-        None => Err(RpcError::Disconnected("the channel of the question ended".into())),
+        None => Err(RpcError::Disconnected(
+            "the channel of the question ended".into(),
+        )),
     }
 }
 
@@ -95,7 +100,9 @@ pub(super) async fn serve(
                 question = questions.recv() => question,
             };
             let Some(question) = question else { return };
-            let Some(request) = request(&publisher, question) else { continue };
+            let Some(request) = request(&publisher, question) else {
+                continue;
+            };
             tokio::select! {
                 biased;
                 () = closed.cancelled() => return,
@@ -124,5 +131,8 @@ fn request(publisher: &Arc<Publisher>, question: lapin::message::Delivery) -> Op
             }
         })
     };
-    Some(ReadRequest { payload: question.data.into(), reply: Box::new(reply) })
+    Some(ReadRequest {
+        payload: question.data.into(),
+        reply: Box::new(reply),
+    })
 }

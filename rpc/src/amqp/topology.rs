@@ -43,7 +43,9 @@ pub(super) fn queue_name(namespace: &str, address: Address) -> String {
 
 /// The name without its namespace, as [`crate::Delivery::dead_letter_queue`] tells it.
 pub(super) fn plain_name(namespace: &str, queue: &str) -> String {
-    let stripped = queue.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('.'));
+    let stripped = queue
+        .strip_prefix(namespace)
+        .and_then(|rest| rest.strip_prefix('.'));
     match stripped {
         Some(plain) if !namespace.is_empty() => plain.to_owned(),
         _ => queue.to_owned(),
@@ -57,9 +59,14 @@ pub(super) async fn declare(
     address: Address,
 ) -> Result<(), RpcError> {
     let name = queue_name(&shared.namespace, address);
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
     let arguments = arguments(&shared.namespace, address);
-    shared.answer(channel.queue_declare(name.into(), options, arguments)).await?;
+    shared
+        .answer(channel.queue_declare(name.into(), options, arguments))
+        .await?;
     Ok(())
 }
 
@@ -110,7 +117,10 @@ mod tests {
             let name = queue_name(namespace, Address::Results);
             assert_eq!(plain_name(namespace, &name), "controller.results");
         }
-        assert_eq!(queue_name("cloud1", Address::Results), "cloud1.controller.results");
+        assert_eq!(
+            queue_name("cloud1", Address::Results),
+            "cloud1.controller.results"
+        );
         assert_eq!(plain_name("cloud1", "other.results"), "other.results");
     }
 }

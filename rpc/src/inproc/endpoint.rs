@@ -5,13 +5,10 @@
 
 use super::Hub;
 use super::broker::{Handed, Message, Question};
-use crate::{
-    Acker, Address, ConsumeOptions, Consumer, Delivery, ReadRequest, RpcError, Transport,
-};
+use crate::{Acker, Address, ConsumeOptions, Consumer, Delivery, ReadRequest, RpcError, Transport};
 use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, Either, select};
-use std::pin::pin;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -56,7 +53,9 @@ impl Endpoint {
         }
         let overtaking = if hub.strikes(faults.reorder) {
             let waiting = hub.broker().waiting(address);
-            let some = hub.rng.below(u64::try_from(waiting).unwrap_or(u64::MAX) + 1);
+            let some = hub
+                .rng
+                .below(u64::try_from(waiting).unwrap_or(u64::MAX) + 1);
             usize::try_from(some).unwrap_or(waiting)
         } else {
             0
@@ -64,7 +63,12 @@ impl Endpoint {
         hub.broker().enqueue(address, message, overtaking);
     }
 
-    fn publish_now(&self, address: Address, message_id: &str, payload: Bytes) -> Result<(), RpcError> {
+    fn publish_now(
+        &self,
+        address: Address,
+        message_id: &str,
+        payload: Bytes,
+    ) -> Result<(), RpcError> {
         self.check_open()?;
         let hub = &self.hub;
         match address {
@@ -124,20 +128,14 @@ impl Endpoint {
         } else {
             return Err(RpcError::Unroutable(address));
         };
-        let end = select(hub.clock.sleep(timeout), pin!(self.closed.cancelled()));
-        let answered = answered.then(|answer| async {
-            match answer {
-                Ok(bytes) => bytes,
-                // Its server is gone without an answer: the asker cannot know, and waits.
-                Err(_) => futures::future::pending().await,
-            }
-        });
-        match select(pin!(answered), end).await {
-            Either::Left((bytes, _)) => Ok(bytes),
-            Either::Right((Either::Left(_), _)) => Err(RpcError::ReadTimeout(timeout)),
-            Either::Right((Either::Right(_), _)) => {
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => {
                 Err(RpcError::Disconnected("this transport was closed".into()))
             }
+            // A server that is gone without an answer (`Err`): the asker cannot know, and waits.
+            Ok(bytes) = answered => Ok(bytes),
+            () = hub.clock.sleep(timeout) => Err(RpcError::ReadTimeout(timeout)),
         }
     }
 }
@@ -176,7 +174,13 @@ impl Transport for Endpoint {
             let (id, hands) = self.hub.broker().subscribe(address, options.prefetch);
             let hub = Arc::clone(&self.hub);
             let closed = self.closed.clone();
-            let consumer = InProcessConsumer { hub, closed, address, id, hands };
+            let consumer = InProcessConsumer {
+                hub,
+                closed,
+                address,
+                id,
+                hands,
+            };
             Ok(Box::new(consumer) as Box<dyn Consumer>)
         })
     }
@@ -209,7 +213,9 @@ impl Transport for Endpoint {
                         () = requests.closed() => return,
                         question = questions.recv() => question,
                     };
-                    let Some(Question { payload, answer }) = question else { return };
+                    let Some(Question { payload, answer }) = question else {
+                        return;
+                    };
                     let reply = Box::new(move |bytes| {
                         // The asker may have gone; that is its right.
                         let _ = answer.send(bytes);
@@ -261,7 +267,13 @@ impl Consumer for InProcessConsumer {
                 message_id: message.id,
                 redelivered: message.redelivered,
                 dead_letter_queue: message.dead_letter_queue,
-                acker: Box::new(InProcessAcker { hub, closed, address, id, tag }),
+                acker: Box::new(InProcessAcker {
+                    hub,
+                    closed,
+                    address,
+                    id,
+                    tag,
+                }),
             })
         })
     }
