@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 use proptest::prelude::*;
+use vm_memory::GuestAddressSpace;
 
 use super::*;
 use crate::testkit::*;
