@@ -22,3 +22,6 @@ pub use tap::{Tap, TapError};
 pub(crate) const HEADER_BYTES: usize = 12;
 /// The greatest frame with its header: 64 KiB of IP, Ethernet's header and a VLAN tag.
 pub(crate) const MAX_FRAME: usize = HEADER_BYTES + 18 + 65535;
+
+#[cfg(test)]
+mod tests;

@@ -11,3 +11,6 @@ pub mod mmio;
 
 pub use self::core::{QueueConfig, RestoreError, TransportCore, TransportState};
 pub use self::mmio::{MMIO_REGION_SIZE, MmioTransport};
+
+#[cfg(test)]
+mod tests;
