@@ -11,6 +11,8 @@ CREATE TABLE IF NOT EXISTS instances (
     active_vmm_id TEXT,
     availability_zone TEXT,
     flavor TEXT NOT NULL,                    -- JSON as it was when built
+    vcpus BIGINT NOT NULL,                   -- of the flavor: quotas are sums over rows
+    memory_mib BIGINT NOT NULL,              -- of the flavor
     image_id TEXT,
     key_name TEXT,
     locked BIGINT NOT NULL,
@@ -54,3 +56,56 @@ CREATE TABLE IF NOT EXISTS instance_actions (
     updated_at BIGINT NOT NULL,
     PRIMARY KEY (instance_id, request_id)
 );
+
+CREATE TABLE IF NOT EXISTS flavors (
+    id TEXT PRIMARY KEY,                     -- as the administrator chose it; not always a UUID
+    name TEXT NOT NULL UNIQUE,
+    vcpus BIGINT NOT NULL,
+    memory_mib BIGINT NOT NULL,
+    disk_gib BIGINT NOT NULL,
+    description TEXT,
+    is_public BIGINT NOT NULL,
+    extra_specs TEXT NOT NULL,               -- JSON
+    created_at BIGINT NOT NULL
+);
+
+-- Who may use a flavor that is not public.
+CREATE TABLE IF NOT EXISTS flavor_access (
+    flavor_id TEXT NOT NULL,
+    project_id TEXT NOT NULL,
+    PRIMARY KEY (flavor_id, project_id)
+);
+
+CREATE TABLE IF NOT EXISTS keypairs (
+    user_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    serial BIGINT NOT NULL,                  -- Nova's integer id
+    key_type TEXT NOT NULL,
+    public_key TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (user_id, name)
+);
+
+-- Limits that differ from the defaults; -1 is unlimited.
+CREATE TABLE IF NOT EXISTS quotas (
+    project_id TEXT NOT NULL,
+    resource TEXT NOT NULL,
+    hard_limit BIGINT NOT NULL,
+    PRIMARY KEY (project_id, resource)
+);
+
+CREATE TABLE IF NOT EXISTS server_groups (
+    id TEXT PRIMARY KEY,
+    project_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS server_group_members (
+    group_id TEXT NOT NULL,
+    instance_id TEXT PRIMARY KEY
+);
+CREATE INDEX IF NOT EXISTS server_group_members_group ON server_group_members (group_id);
