@@ -105,14 +105,12 @@ impl AsStoreError for ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        if let Some(cause) = &self.cause {
-            tracing::error!(%cause, status = self.status.as_u16(), "request failed");
-        }
+impl ApiError {
+    /// The error body in this service's form.
+    pub(super) fn body(&self) -> serde_json::Value {
         let code = self.status.as_u16();
         let title = self.status.canonical_reason().unwrap_or("Error");
-        let body = match self.service {
+        match self.service {
             Service::Identity => {
                 json!({"error": {"code": code, "message": self.message, "title": title}})
             }
@@ -127,7 +125,29 @@ impl IntoResponse for ApiError {
                 "message": self.message,
                 "detail": "",
             }}),
-        };
-        (self.status, axum::Json(body)).into_response()
+        }
+    }
+}
+
+/// What the router's layer needs to say an error again in the words of the service asked.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) service: Service,
+    pub(super) kind: &'static str,
+    pub(super) message: String,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if let Some(cause) = &self.cause {
+            tracing::error!(%cause, status = self.status.as_u16(), "request failed");
+        }
+        let mut response = (self.status, axum::Json(self.body())).into_response();
+        response.extensions_mut().insert(Refusal {
+            service: self.service,
+            kind: self.kind,
+            message: self.message,
+        });
+        response
     }
 }
