@@ -100,15 +100,22 @@ impl Segments {
         let mut filled = 0usize;
         for segment in self.as_slice() {
             let rest = out.get_mut(filled..).unwrap_or_default();
-            let len = rest.len().min(usize::try_from(segment.len).unwrap_or(usize::MAX));
+            let len = rest
+                .len()
+                .min(usize::try_from(segment.len).unwrap_or(usize::MAX));
             let now = rest.get_mut(..len).unwrap_or_default();
-            mem.read_slice(now, segment.addr).map_err(|_| QueueFault::outside(segment))?;
+            mem.read_slice(now, segment.addr)
+                .map_err(|_| QueueFault::outside(segment))?;
             filled = filled.saturating_add(len);
             if filled == out.len() {
                 return Ok(());
             }
         }
-        if out.is_empty() { Ok(()) } else { Err(QueueFault::Malformed("a buffer is too short")) }
+        if out.is_empty() {
+            Ok(())
+        } else {
+            Err(QueueFault::Malformed("a buffer is too short"))
+        }
     }
 
     /// Copies `data` into the buffer, `offset` bytes from its front; what does not fit is a fault.
@@ -121,22 +128,31 @@ impl Segments {
         let mut skip = offset;
         let mut rest = data;
         for segment in self.as_slice() {
-            let Some(room) = u64::from(segment.len).checked_sub(skip).filter(|room| *room > 0)
+            let Some(room) = u64::from(segment.len)
+                .checked_sub(skip)
+                .filter(|room| *room > 0)
             else {
                 skip = skip.saturating_sub(u64::from(segment.len));
                 continue;
             };
             let addr = GuestAddress(segment.addr.0.saturating_add(skip));
             let len = rest.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-            let Some((now, later)) = rest.split_at_checked(len) else { break };
-            mem.write_slice(now, addr).map_err(|_| QueueFault::outside(segment))?;
+            let Some((now, later)) = rest.split_at_checked(len) else {
+                break;
+            };
+            mem.write_slice(now, addr)
+                .map_err(|_| QueueFault::outside(segment))?;
             rest = later;
             skip = 0;
             if rest.is_empty() {
                 break;
             }
         }
-        if rest.is_empty() { Ok(()) } else { Err(QueueFault::Malformed("a buffer is too short")) }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(QueueFault::Malformed("a buffer is too short"))
+        }
     }
 }
 
@@ -170,7 +186,10 @@ impl Chain {
             if position >= MAX_SEGMENTS {
                 return Err(QueueFault::ChainTooLong { head });
             }
-            let segment = Segment { addr: descriptor.addr(), len: descriptor.len() };
+            let segment = Segment {
+                addr: descriptor.addr(),
+                len: descriptor.len(),
+            };
             if descriptor.is_write_only() {
                 writing = true;
                 self.writable.push(segment);
@@ -181,6 +200,10 @@ impl Chain {
             }
             complete = !descriptor.has_next();
         }
-        if complete { Ok(()) } else { Err(QueueFault::BrokenChain { head }) }
+        if complete {
+            Ok(())
+        } else {
+            Err(QueueFault::BrokenChain { head })
+        }
     }
 }

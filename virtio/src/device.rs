@@ -147,9 +147,15 @@ pub trait VirtioDevice<B: GuestBitmap>: Send {
             return Ok(());
         }
         let what = if state.device_type != own.device_type {
-            format!("device type {} instead of {}", state.device_type, own.device_type)
+            format!(
+                "device type {} instead of {}",
+                state.device_type, own.device_type
+            )
         } else if state.features != own.features {
-            format!("features {:#x} instead of {:#x}", state.features, own.features)
+            format!(
+                "features {:#x} instead of {:#x}",
+                state.features, own.features
+            )
         } else {
             "its configuration space (capacity, MAC or MTU, say) differs".to_owned()
         };

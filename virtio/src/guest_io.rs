@@ -5,7 +5,10 @@
 //! nothing is allocated in the steady state. Bytes that the host wrote are marked dirty after they
 //! were written. The only unsafe code of this crate, beside the tap's ioctls, is here.
 
-#![expect(unsafe_code, reason = "preadv and its siblings take raw addresses of guest memory")]
+#![expect(
+    unsafe_code,
+    reason = "preadv and its siblings take raw addresses of guest memory"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -95,9 +98,8 @@ impl GuestIo {
         });
         // SAFETY: `resolve` made valid vectors within memory that `mem` keeps mapped; the last one
         // is `spill`, borrowed for this call.
-        let result = self.once(|vectors, count| unsafe {
-            libc::readv(tap.as_raw_fd(), vectors, count)
-        });
+        let result =
+            self.once(|vectors, count| unsafe { libc::readv(tap.as_raw_fd(), vectors, count) });
         mark_dirty(mem, segments);
         Ok(result?)
     }
@@ -114,9 +116,8 @@ impl GuestIo {
     ) -> Result<usize, GuestIoError> {
         self.resolve(mem, segments)?;
         // SAFETY: `resolve` made valid vectors within memory that `mem` keeps mapped.
-        let result = self.once(|vectors, count| unsafe {
-            libc::writev(tap.as_raw_fd(), vectors, count)
-        });
+        let result =
+            self.once(|vectors, count| unsafe { libc::writev(tap.as_raw_fd(), vectors, count) });
         Ok(result?)
     }
 
@@ -155,7 +156,10 @@ impl GuestIo {
     }
 
     /// One call for one frame, repeated only if a signal interrupted it; then empties the list.
-    fn once(&mut self, call: impl Fn(*const libc::iovec, libc::c_int) -> isize) -> io::Result<usize> {
+    fn once(
+        &mut self,
+        call: impl Fn(*const libc::iovec, libc::c_int) -> isize,
+    ) -> io::Result<usize> {
         let count = vector_count(&self.vectors);
         let result = loop {
             match outcome(call(self.vectors.as_ptr(), count)) {

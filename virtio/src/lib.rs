@@ -15,7 +15,11 @@
 
 #![cfg_attr(
     not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::unwrap_used)
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used
+    )
 )]
 
 // What a device is.
@@ -26,15 +30,15 @@ pub mod transport;
 // What devices are made of.
 pub mod chain;
 pub mod guest_io;
-pub mod queue;
 pub mod life;
+pub mod queue;
 pub mod worker;
 // The devices.
 pub mod block;
 pub mod net;
 
-#[cfg(test)]
-mod testkit;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
 
 pub use block::{Block, BlockConfig, BlockError, CacheMode};
 pub use device::{Activation, DeviceError, DeviceState, GuestBitmap, GuestMem, VirtioDevice};

@@ -21,7 +21,10 @@ enum Stage<J> {
 impl<J: Job> Life<J> {
     /// An inactive device, whose thread will carry `name`.
     pub fn new(name: &str) -> Self {
-        Self { thread_name: format!("virtio-{name}"), stage: Stage::Inactive }
+        Self {
+            thread_name: format!("virtio-{name}"),
+            stage: Stage::Inactive,
+        }
     }
 
     /// `Inactive` to `Paused`.
@@ -49,7 +52,10 @@ impl<J: Job> Life<J> {
                 }
                 Err((job, source)) => {
                     self.stage = Stage::Paused(job);
-                    Err(DeviceError::Host { doing: "start a device's thread", source })
+                    Err(DeviceError::Host {
+                        doing: "start a device's thread",
+                        source,
+                    })
                 }
             },
             other => {
@@ -76,7 +82,10 @@ impl<J: Job> Life<J> {
         }
         match &mut self.stage {
             Stage::Paused(job) => Ok(job),
-            _ => Err(DeviceError::WrongState { call: "pause", state: "lost" }),
+            _ => Err(DeviceError::WrongState {
+                call: "pause",
+                state: "lost",
+            }),
         }
     }
 

@@ -56,12 +56,19 @@ pub enum QueueFault {
 impl QueueFault {
     /// The fault of a buffer outside of guest memory.
     pub fn outside(segment: &Segment) -> Self {
-        Self::OutsideMemory { addr: segment.addr.0, len: segment.len }
+        Self::OutsideMemory {
+            addr: segment.addr.0,
+            len: segment.len,
+        }
     }
 
     /// The same fault, told in a device's terms if it was only "too short".
     pub fn instead(self, text: &'static str) -> Self {
-        if let Self::Malformed(_) = self { Self::Malformed(text) } else { self }
+        if let Self::Malformed(_) = self {
+            Self::Malformed(text)
+        } else {
+            self
+        }
     }
 }
 
@@ -80,7 +87,12 @@ impl DeviceQueue {
     /// Wraps a queue that the transport has validated.
     pub fn new(index: u16, queue: Queue, kick: EventFd) -> Self {
         let considered = Wrapping(queue.next_used());
-        Self { index, kick, queue, considered }
+        Self {
+            index,
+            kick,
+            queue,
+            considered,
+        }
     }
 
     /// Size in descriptors.
@@ -187,7 +199,9 @@ impl DeviceQueue {
     /// # Errors
     /// If the used ring is no longer guest memory.
     pub fn disable_notification<M: GuestMemory>(&mut self, mem: &M) -> Result<(), QueueFault> {
-        self.queue.disable_notification(mem).map_err(QueueFault::Ring)
+        self.queue
+            .disable_notification(mem)
+            .map_err(QueueFault::Ring)
     }
 
     /// Asks the driver to notify from now on; true if something arrived in between, for which
@@ -196,7 +210,9 @@ impl DeviceQueue {
     /// # Errors
     /// If the rings are no longer guest memory.
     pub fn enable_notification<M: GuestMemory>(&mut self, mem: &M) -> Result<bool, QueueFault> {
-        self.queue.enable_notification(mem).map_err(QueueFault::Ring)
+        self.queue
+            .enable_notification(mem)
+            .map_err(QueueFault::Ring)
     }
 }
 

@@ -1,9 +1,14 @@
-//! A driver in plain memory: what the tests of this crate use in a guest's place.
+//! A driver in plain memory: what the tests and fuzz targets of this crate use in a guest's place.
 //!
 //! It drives a device through its registers, as a real driver does, and can also do everything
-//! that a real driver must not.
+//! that a real driver must not. It exists only in tests and with the feature `testkit`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+#![allow(missing_docs)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +16,12 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
+#[cfg(feature = "testkit")]
+use crate::block::{Block, BlockConfig, CacheMode};
 use crate::device::{GuestMem, VirtioDevice};
 use crate::interrupt::IrqLine;
+#[cfg(feature = "testkit")]
+use crate::net::{Net, NetConfig, Tap};
 use crate::transport::MmioTransport;
 
 pub const NEXT: u16 = 1;
@@ -55,11 +64,19 @@ pub struct Buffer {
 }
 
 pub fn readable(addr: u64, len: u32) -> Buffer {
-    Buffer { addr, len, flags: 0 }
+    Buffer {
+        addr,
+        len,
+        flags: 0,
+    }
 }
 
 pub fn writable(addr: u64, len: u32) -> Buffer {
-    Buffer { addr, len, flags: WRITE }
+    Buffer {
+        addr,
+        len,
+        flags: WRITE,
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -96,7 +113,13 @@ impl Driver {
         let line = Arc::new(CountingLine::default());
         let to_device = Arc::clone(&line) as Arc<dyn IrqLine>;
         let mmio = MmioTransport::new(Box::new(device), mem.clone(), to_device).unwrap();
-        Self { mmio, mem, line, rings: Vec::new(), features: 0 }
+        Self {
+            mmio,
+            mem,
+            line,
+            rings: Vec::new(),
+            features: 0,
+        }
     }
 
     /// A driver that has brought the device to `DRIVER_OK`, all queues of `size`, with `features`
@@ -155,7 +178,10 @@ impl Driver {
             next_desc: 0,
         };
         let zeros = vec![0; 0x10000];
-        self.mem.memory().write_slice(&zeros, GuestAddress(base)).unwrap();
+        self.mem
+            .memory()
+            .write_slice(&zeros, GuestAddress(base))
+            .unwrap();
         rings
     }
 
@@ -176,7 +202,10 @@ impl Driver {
     }
 
     pub fn store<T: vm_memory::ByteValued>(&self, addr: u64, value: T) {
-        self.mem.memory().write_obj(value, GuestAddress(addr)).unwrap();
+        self.mem
+            .memory()
+            .write_obj(value, GuestAddress(addr))
+            .unwrap();
     }
 
     pub fn load<T: vm_memory::ByteValued>(&self, addr: u64) -> T {
@@ -184,12 +213,18 @@ impl Driver {
     }
 
     pub fn fill(&self, addr: u64, data: &[u8]) {
-        self.mem.memory().write_slice(data, GuestAddress(addr)).unwrap();
+        self.mem
+            .memory()
+            .write_slice(data, GuestAddress(addr))
+            .unwrap();
     }
 
     pub fn bytes(&self, addr: u64, len: usize) -> Vec<u8> {
         let mut data = vec![0; len];
-        self.mem.memory().read_slice(&mut data, GuestAddress(addr)).unwrap();
+        self.mem
+            .memory()
+            .read_slice(&mut data, GuestAddress(addr))
+            .unwrap();
         data
     }
 
@@ -210,7 +245,12 @@ impl Driver {
             let index = (head + position as u16) % rings.size;
             let more = position + 1 < buffers.len();
             let flags = buffer.flags | if more { NEXT } else { 0 };
-            self.descriptor(rings.desc, index, Buffer { flags, ..*buffer }, (index + 1) % rings.size);
+            self.descriptor(
+                rings.desc,
+                index,
+                Buffer { flags, ..*buffer },
+                (index + 1) % rings.size,
+            );
         }
         self.rings[queue].next_desc = (head + buffers.len() as u16) % rings.size;
         head
@@ -260,7 +300,9 @@ impl Driver {
     }
 
     pub fn wait_needs_reset(&mut self) {
-        wait_for("DEVICE_NEEDS_RESET", || self.read(STATUS) & NEEDS_RESET != 0);
+        wait_for("DEVICE_NEEDS_RESET", || {
+            self.read(STATUS) & NEEDS_RESET != 0
+        });
     }
 
     pub fn interrupts(&self) -> usize {
@@ -272,7 +314,54 @@ impl Driver {
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "no {what} within 10 s");
+        assert!(
+            begin.elapsed() < Duration::from_secs(10),
+            "no {what} within 10 s"
+        );
         std::thread::sleep(Duration::from_micros(200));
     }
+}
+
+/// A disk of 16 sectors.
+#[cfg(feature = "testkit")]
+pub fn sample_disk() -> Block<()> {
+    let file = tempfile_of(16 * 512);
+    let (name, serial) = ("fuzz".to_owned(), "fuzz".to_owned());
+    let config = BlockConfig {
+        name,
+        file,
+        read_only: false,
+        cache: CacheMode::Unsafe,
+        serial,
+    };
+    Block::new(config).unwrap()
+}
+
+#[cfg(feature = "testkit")]
+fn tempfile_of(len: u64) -> std::fs::File {
+    let path = std::env::temp_dir().join(format!("berth-fuzz-{}", std::process::id()));
+    let mut options = std::fs::OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .unwrap();
+    file.set_len(len).unwrap();
+    file
+}
+
+/// A network device whose wire is the second value.
+#[cfg(feature = "testkit")]
+pub fn sample_net() -> (Net<()>, std::os::unix::net::UnixDatagram) {
+    let (tap, wire) = Tap::socket();
+    wire.set_nonblocking(true).unwrap();
+    let config = NetConfig {
+        name: "fuzz".to_owned(),
+        tap,
+        mac: None,
+        mtu: None,
+    };
+    (Net::new(config).unwrap(), wire)
 }

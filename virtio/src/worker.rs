@@ -63,8 +63,16 @@ impl Control {
     /// # Errors
     /// As epoll_ctl.
     pub fn watch(&self, source: Sources, fd: RawFd, on: bool) -> io::Result<()> {
-        let events = if on { EventSet::IN | EventSet::EDGE_TRIGGERED } else { EventSet::empty() };
-        self.epoll.ctl(ControlOperation::Modify, fd, EpollEvent::new(events, u64::from(source)))
+        let events = if on {
+            EventSet::IN | EventSet::EDGE_TRIGGERED
+        } else {
+            EventSet::empty()
+        };
+        self.epoll.ctl(
+            ControlOperation::Modify,
+            fd,
+            EpollEvent::new(events, u64::from(source)),
+        )
     }
 }
 
@@ -86,12 +94,17 @@ impl<J: Job> Worker<J> {
         };
         let (hand_over, take) = sync_channel::<J>(1);
         let theirs = Arc::clone(&control);
-        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            // The sender hands the job over right below, or is gone together with this thread.
-            #[expect(clippy::expect_used, reason = "the only sender sends before it is dropped")]
-            let job = take.recv().expect("a job");
-            run(job, &theirs)
-        });
+        let spawned = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                // The sender hands the job over right below, or is gone together with this thread.
+                #[expect(
+                    clippy::expect_used,
+                    reason = "the only sender sends before it is dropped"
+                )]
+                let job = take.recv().expect("a job");
+                run(job, &theirs)
+            });
         match spawned {
             Ok(thread) => match hand_over.send(job) {
                 Ok(()) => Ok(Self { thread, control }),
@@ -123,12 +136,20 @@ impl Control {
         let epoll = Epoll::new()?;
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let on = EventSet::IN;
-        epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), EpollEvent::new(on, STOP))?;
+        epoll.ctl(
+            ControlOperation::Add,
+            wake.as_raw_fd(),
+            EpollEvent::new(on, STOP),
+        )?;
         for (source, fd) in job.sources() {
             let event = EpollEvent::new(on | EventSet::EDGE_TRIGGERED, u64::from(source));
             epoll.ctl(ControlOperation::Add, fd, event)?;
         }
-        Ok(Self { stop: AtomicBool::new(false), wake, epoll })
+        Ok(Self {
+            stop: AtomicBool::new(false),
+            wake,
+            epoll,
+        })
     }
 
     /// The sources that became ready; waits for one if `block`.
@@ -145,12 +166,17 @@ impl Control {
             }
         };
         let ready = events.iter().take(count);
-        ready.fold(0, |all, event| all | Sources::try_from(event.data()).unwrap_or(0))
+        ready.fold(0, |all, event| {
+            all | Sources::try_from(event.data()).unwrap_or(0)
+        })
     }
 }
 
 fn run<J: Job>(mut job: J, control: &Control) -> J {
-    let mut ready = job.sources().iter().fold(0, |all, (source, _)| all | source);
+    let mut ready = job
+        .sources()
+        .iter()
+        .fold(0, |all, (source, _)| all | source);
     while !control.stopping() {
         match job.run(ready, control) {
             Ok(again) => ready = again | control.wait(again == 0),
@@ -183,7 +209,10 @@ impl Patience {
 
     /// Begins without patience.
     pub fn new() -> Self {
-        Self { window: Duration::ZERO, idle_since: None }
+        Self {
+            window: Duration::ZERO,
+            idle_since: None,
+        }
     }
 
     /// Looks for `found` as long as it usually pays; true if it came.

@@ -1,8 +1,8 @@
 //! The block device's life and configuration space.
 
 use std::fs::File;
-use std::os::unix::fs::FileTypeExt;
 use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::{
@@ -95,7 +95,13 @@ impl<B: GuestBitmap> Block<B> {
     /// # Errors
     /// See [`BlockError`].
     pub fn new(config: BlockConfig) -> Result<Self, BlockError> {
-        let BlockConfig { name, mut file, read_only, cache, serial } = config;
+        let BlockConfig {
+            name,
+            mut file,
+            read_only,
+            cache,
+            serial,
+        } = config;
         let size = match disk_bytes(&mut file) {
             Ok(Some(size)) => size,
             Ok(None) => return Err(BlockError::NotADisk { name }),
@@ -108,11 +114,24 @@ impl<B: GuestBitmap> Block<B> {
         }
         if !size.is_multiple_of(SECTOR) {
             let lost = size % SECTOR;
-            tracing::warn!(disk = name, size, lost, "the disk's last, partial sector is not shown");
+            tracing::warn!(
+                disk = name,
+                size,
+                lost,
+                "the disk's last, partial sector is not shown"
+            );
         }
         let file = Arc::new(file);
         let life = Life::new(&name);
-        Ok(Self { name, file, read_only, cache, capacity: size / SECTOR, id, life })
+        Ok(Self {
+            name,
+            file,
+            read_only,
+            cache,
+            capacity: size / SECTOR,
+            id,
+            life,
+        })
     }
 
     /// Capacity in sectors of 512 bytes.
@@ -170,7 +189,12 @@ impl<B: GuestBitmap> VirtioDevice<B> for Block<B> {
     }
 
     fn activate(&mut self, activation: Activation<B>) -> Result<(), DeviceError> {
-        let Activation { mem, features, queues, interrupt } = activation;
+        let Activation {
+            mem,
+            features,
+            queues,
+            interrupt,
+        } = activation;
         let queue = queues.into_iter().find(|queue| queue.index == 0);
         let queue = queue.ok_or(DeviceError::MissingQueue(0))?;
         let durable = self.cache == CacheMode::Writeback;

@@ -8,9 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
-};
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP};
 use vm_memory::{Bytes, GuestAddressSpace, GuestMemoryMmap};
 
 use super::request::{ID_BYTES, Operation, Request, place};
@@ -62,7 +60,10 @@ impl<B: GuestBitmap> Job for RawJob<B> {
         while !control.stopping() {
             self.drain(mem)?;
             let queue = &self.queue;
-            if self.patience.look(|| queue.has_available(mem) || control.stopping()) {
+            if self
+                .patience
+                .look(|| queue.has_available(mem) || control.stopping())
+            {
                 continue;
             }
             self.patience.sleeping();
@@ -115,10 +116,11 @@ impl<B: GuestBitmap> RawJob<B> {
             Err(Refusal::Fault(fault)) => return Err(fault),
         };
         let status = u8::try_from(status).unwrap_or(u8::MAX);
-        mem.write_obj(status, request.status).map_err(|_| QueueFault::OutsideMemory {
-            addr: request.status.0,
-            len: 1,
-        })?;
+        mem.write_obj(status, request.status)
+            .map_err(|_| QueueFault::OutsideMemory {
+                addr: request.status.0,
+                len: 1,
+            })?;
         Ok(data.saturating_add(1))
     }
 
@@ -155,7 +157,10 @@ impl<B: GuestBitmap> RawJob<B> {
                 if self.chain.writable.bytes() < disk.id.len() as u64 {
                     return Err(Refusal::Failed);
                 }
-                self.chain.writable.copy_from(mem, 0, &disk.id).map_err(Refusal::Fault)?;
+                self.chain
+                    .writable
+                    .copy_from(mem, 0, &disk.id)
+                    .map_err(Refusal::Fault)?;
                 Ok(ID_BYTES as u32)
             }
             Operation::Unsupported(kind) => {

@@ -5,8 +5,7 @@
 //! a fault; what can be answered is left to the disk.
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
-    VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
 use vm_memory::{GuestAddress, GuestMemory};
 
@@ -59,10 +58,9 @@ impl Request {
             .copy_to(mem, &mut header)
             .map_err(|fault| fault.instead("a block request has no whole header"))?;
         chain.readable.advance(HEADER_BYTES as u64);
-        let status = chain
-            .writable
-            .pop_last_byte()
-            .ok_or(QueueFault::Malformed("a block request has no room for its status"))?;
+        let status = chain.writable.pop_last_byte().ok_or(QueueFault::Malformed(
+            "a block request has no room for its status",
+        ))?;
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
         let operation = match u32::from_le_bytes([t0, t1, t2, t3]) {
             VIRTIO_BLK_T_IN => Operation::Read,
@@ -71,7 +69,11 @@ impl Request {
             VIRTIO_BLK_T_GET_ID => Operation::GetId,
             other => Operation::Unsupported(other),
         };
-        Ok(Self { operation, sector: u64::from_le_bytes(sector), status })
+        Ok(Self {
+            operation,
+            sector: u64::from_le_bytes(sector),
+            status,
+        })
     }
 }
 

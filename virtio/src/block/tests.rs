@@ -28,7 +28,9 @@ fn disk_file(bytes: &[u8]) -> File {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i / 512) as u8 ^ (i % 251) as u8).collect()
+    (0..len)
+        .map(|i| (i / 512) as u8 ^ (i % 251) as u8)
+        .collect()
 }
 
 fn config(file: File) -> BlockConfig {
@@ -88,7 +90,11 @@ fn a_read_of_many_segments_brings_the_disks_bytes() {
     assert_eq!(request(&mut driver, 0, 3, &segments), (OK, 20 * 512 + 1));
     for i in 0..20 {
         let at = (3 + i as usize) * 512;
-        assert_eq!(driver.bytes(DATA + i * 0x1000, 512), content[at..at + 512], "segment {i}");
+        assert_eq!(
+            driver.bytes(DATA + i * 0x1000, 512),
+            content[at..at + 512],
+            "segment {i}"
+        );
     }
 }
 
@@ -117,7 +123,11 @@ fn get_id_tells_the_serial_and_needs_room_for_it() {
 fn what_was_not_offered_is_unsupported() {
     let mut driver = driver(&disk_file(&pattern(512)));
     for kind in [2, 3, 11, 13, 14, u32::MAX] {
-        assert_eq!(request(&mut driver, kind, 0, &[writable(DATA, 512)]).0, UNSUPP, "type {kind}");
+        assert_eq!(
+            request(&mut driver, kind, 0, &[writable(DATA, 512)]).0,
+            UNSUPP,
+            "type {kind}"
+        );
     }
 }
 
@@ -125,11 +135,27 @@ fn what_was_not_offered_is_unsupported() {
 fn sectors_beyond_the_end_are_an_io_error_wherever_the_sum_wraps() {
     let mut driver = driver(&disk_file(&pattern(8 * 512)));
     let kib = [writable(DATA, 1024)];
-    for sector in [7, 8, u64::MAX, u64::MAX - 1, 1 << 55, (1 << 55) - 1, u64::MAX / 512] {
-        assert_eq!(request(&mut driver, 0, sector, &kib).0, IOERR, "sector {sector:#x}");
+    for sector in [
+        7,
+        8,
+        u64::MAX,
+        u64::MAX - 1,
+        1 << 55,
+        (1 << 55) - 1,
+        u64::MAX / 512,
+    ] {
+        assert_eq!(
+            request(&mut driver, 0, sector, &kib).0,
+            IOERR,
+            "sector {sector:#x}"
+        );
     }
     assert_eq!(request(&mut driver, 0, 6, &kib).0, OK);
-    assert_eq!(request(&mut driver, 0, 0, &[writable(DATA, 100)]).0, IOERR, "not whole sectors");
+    assert_eq!(
+        request(&mut driver, 0, 0, &[writable(DATA, 100)]).0,
+        IOERR,
+        "not whole sectors"
+    );
 }
 
 #[test]
@@ -147,7 +173,10 @@ fn a_read_only_disk_refuses_writes_and_keeps_its_bytes() {
     let mut driver = Driver::running(Block::<()>::new(config).unwrap(), VERSION_1 | 1 << 5, 16);
     driver.fill(DATA, &[0xff; 512]);
     assert_eq!(request(&mut driver, 1, 0, &[readable(DATA, 512)]).0, IOERR);
-    assert_eq!(request(&mut driver, 0, 0, &[writable(DATA + 512, 512)]).0, OK);
+    assert_eq!(
+        request(&mut driver, 0, 0, &[writable(DATA + 512, 512)]).0,
+        OK
+    );
     assert_eq!(driver.bytes(DATA + 512, 512), pattern(512));
 }
 
@@ -177,11 +206,19 @@ fn a_header_split_over_descriptors_and_an_indirect_table_are_understood() {
         let flags = part.flags | if i + 1 < parts.len() { NEXT } else { 0 };
         driver.descriptor(table, i as u16, Buffer { flags, ..*part }, i as u16 + 1);
     }
-    let indirect = Buffer { addr: table, len: 16 * parts.len() as u32, flags: INDIRECT };
+    let indirect = Buffer {
+        addr: table,
+        len: 16 * parts.len() as u32,
+        flags: INDIRECT,
+    };
     driver.submit(0, &[indirect]);
     assert_eq!(driver.wait_used(0).1, 513);
     assert_eq!(driver.bytes(DATA, 512), content[5 * 512..6 * 512]);
-    assert_eq!(driver.load::<u8>(DATA + 512), OK, "the status is the last writable byte");
+    assert_eq!(
+        driver.load::<u8>(DATA + 512),
+        OK,
+        "the status is the last writable byte"
+    );
 }
 
 #[test]
@@ -190,7 +227,11 @@ fn requests_queued_before_driver_ok_are_found() {
     driver.negotiate(VERSION_1);
     driver.enable_queue(0, 16);
     write_header(&driver, 0, 0);
-    let chain = [readable(HEADER, 16), writable(DATA, 512), writable(STATUS_BYTE, 1)];
+    let chain = [
+        readable(HEADER, 16),
+        writable(DATA, 512),
+        writable(STATUS_BYTE, 1),
+    ];
     let head = driver.chain(0, &chain);
     driver.offer(0, head);
     driver.add_status(DRIVER_OK);
@@ -246,17 +287,65 @@ fn a_drivers_mistake_stops_the_device_until_it_is_reset() {
         ("no status", &[header]),
         ("no header", &[status]),
         ("short header", &[readable(HEADER, 15), status]),
-        ("readable after writable", &[header, status, readable(DATA, 512)]),
-        ("data outside memory", &[header, writable(MEMORY, 512), status]),
-        ("data across the end of memory", &[header, writable(MEMORY - 256, 512), status]),
-        ("data whose end wraps", &[header, writable(u64::MAX - 511, 512), status]),
+        (
+            "readable after writable",
+            &[header, status, readable(DATA, 512)],
+        ),
+        (
+            "data outside memory",
+            &[header, writable(MEMORY, 512), status],
+        ),
+        (
+            "data across the end of memory",
+            &[header, writable(MEMORY - 256, 512), status],
+        ),
+        (
+            "data whose end wraps",
+            &[header, writable(u64::MAX - 511, 512), status],
+        ),
         ("header outside memory", &[readable(1 << 60, 16), status]),
         ("status outside memory", &[header, writable(MEMORY, 1)]),
-        ("4 GiB and more", &[header, writable(DATA, u32::MAX), writable(DATA, u32::MAX), status]),
-        ("an empty indirect table", &[Buffer { addr: DATA, len: 0, flags: INDIRECT }]),
-        ("a ragged indirect table", &[Buffer { addr: DATA, len: 17, flags: INDIRECT }]),
-        ("an indirect table outside", &[Buffer { addr: MEMORY, len: 32, flags: INDIRECT }]),
-        ("too large an indirect table", &[Buffer { addr: DATA, len: 1 << 24, flags: INDIRECT }]),
+        (
+            "4 GiB and more",
+            &[
+                header,
+                writable(DATA, u32::MAX),
+                writable(DATA, u32::MAX),
+                status,
+            ],
+        ),
+        (
+            "an empty indirect table",
+            &[Buffer {
+                addr: DATA,
+                len: 0,
+                flags: INDIRECT,
+            }],
+        ),
+        (
+            "a ragged indirect table",
+            &[Buffer {
+                addr: DATA,
+                len: 17,
+                flags: INDIRECT,
+            }],
+        ),
+        (
+            "an indirect table outside",
+            &[Buffer {
+                addr: MEMORY,
+                len: 32,
+                flags: INDIRECT,
+            }],
+        ),
+        (
+            "too large an indirect table",
+            &[Buffer {
+                addr: DATA,
+                len: 1 << 24,
+                flags: INDIRECT,
+            }],
+        ),
     ];
     let file = disk_file(&pattern(64 * 512));
     for (name, chain) in mistakes {
@@ -268,48 +357,81 @@ fn a_drivers_mistake_stops_the_device_until_it_is_reset() {
         let ok = [header, writable(DATA, 512), status];
         driver.submit(0, &ok);
         std::thread::sleep(std::time::Duration::from_millis(2));
-        assert_eq!(driver.used(0), None, "{name}: a stopped device answers nothing");
+        assert_eq!(
+            driver.used(0),
+            None,
+            "{name}: a stopped device answers nothing"
+        );
 
         driver.write(STATUS, 0);
         assert_eq!(driver.read(STATUS), 0, "{name}");
         driver.start(VERSION_1 | EVENT_IDX | FLUSH, 64);
-        assert_eq!(request(&mut driver, 0, 0, &[writable(DATA, 512)]).0, OK, "{name}");
+        assert_eq!(
+            request(&mut driver, 0, 0, &[writable(DATA, 512)]).0,
+            OK,
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn loops_bad_indices_and_nested_tables_stop_the_device() {
     let file = disk_file(&pattern(512));
-    let tricks: &[(&str, fn(&mut Driver))] = &[
+    type Trick = fn(&mut Driver);
+    let tricks: &[(&str, Trick)] = &[
         ("a loop", |driver| {
             let table = driver.rings[0].desc;
-            let part = Buffer { addr: HEADER, len: 16, flags: NEXT };
+            let part = Buffer {
+                addr: HEADER,
+                len: 16,
+                flags: NEXT,
+            };
             driver.descriptor(table, 0, part, 1);
             driver.descriptor(table, 1, part, 0);
             driver.offer(0, 0);
         }),
         ("a descriptor that follows itself", |driver| {
-            let part = Buffer { addr: HEADER, len: 0, flags: NEXT };
+            let part = Buffer {
+                addr: HEADER,
+                len: 0,
+                flags: NEXT,
+            };
             driver.descriptor(driver.rings[0].desc, 0, part, 0);
             driver.offer(0, 0);
         }),
         ("a next index out of the table", |driver| {
-            let part = Buffer { addr: HEADER, len: 16, flags: NEXT };
+            let part = Buffer {
+                addr: HEADER,
+                len: 16,
+                flags: NEXT,
+            };
             driver.descriptor(driver.rings[0].desc, 0, part, 64);
             driver.offer(0, 0);
         }),
         ("a head out of the table", |driver| driver.offer(0, 64)),
         ("a head of 0xffff", |driver| driver.offer(0, u16::MAX)),
         ("a table in a table", |driver| {
-            let nested = Buffer { addr: DATA, len: 16, flags: INDIRECT };
+            let nested = Buffer {
+                addr: DATA,
+                len: 16,
+                flags: INDIRECT,
+            };
             driver.descriptor(DATA, 0, nested, 0);
             driver.descriptor(driver.rings[0].desc, 0, nested, 0);
             driver.offer(0, 0);
         }),
         ("an indirect table that loops", |driver| {
-            let part = Buffer { addr: HEADER, len: 16, flags: NEXT };
+            let part = Buffer {
+                addr: HEADER,
+                len: 16,
+                flags: NEXT,
+            };
             driver.descriptor(DATA, 0, part, 0);
-            let table = Buffer { addr: DATA, len: 16, flags: INDIRECT };
+            let table = Buffer {
+                addr: DATA,
+                len: 16,
+                flags: INDIRECT,
+            };
             driver.descriptor(driver.rings[0].desc, 0, table, 0);
             driver.offer(0, 0);
         }),
@@ -332,7 +454,11 @@ fn loops_bad_indices_and_nested_tables_stop_the_device() {
 fn the_same_head_twice_is_two_requests_and_no_harm() {
     let mut driver = driver(&disk_file(&pattern(512)));
     write_header(&driver, 0, 0);
-    let chain = [readable(HEADER, 16), writable(DATA, 512), writable(STATUS_BYTE, 1)];
+    let chain = [
+        readable(HEADER, 16),
+        writable(DATA, 512),
+        writable(STATUS_BYTE, 1),
+    ];
     let head = driver.chain(0, &chain);
     driver.offer(0, head);
     driver.offer(0, head);
@@ -356,7 +482,10 @@ fn one_disks_mistake_leaves_the_other_running() {
 fn data_across_two_memory_regions_is_refused_across_a_hole_and_served_next_to_it() {
     let content = pattern(8 * 512);
     let mut driver = driver(&disk_file(&content));
-    assert_eq!(request(&mut driver, 0, 1, &[writable(SECOND_REGION, 512)]).0, OK);
+    assert_eq!(
+        request(&mut driver, 0, 1, &[writable(SECOND_REGION, 512)]).0,
+        OK
+    );
     assert_eq!(driver.bytes(SECOND_REGION, 512), content[512..1024]);
     write_header(&driver, 0, 0);
     let hole = writable(SECOND_REGION - 512, 1024);
@@ -369,9 +498,16 @@ fn a_paused_disk_touches_nothing_and_goes_on_where_it_was() {
     let mut driver = driver(&disk_file(&pattern(512)));
     assert_eq!(request(&mut driver, 0, 0, &[writable(DATA, 512)]).0, OK);
     driver.mmio.pause().unwrap();
-    assert!(driver.mmio.pause().is_err(), "a second pause is the caller's mistake");
+    assert!(
+        driver.mmio.pause().is_err(),
+        "a second pause is the caller's mistake"
+    );
     write_header(&driver, 0, 0);
-    let chain = [readable(HEADER, 16), writable(DATA, 512), writable(STATUS_BYTE, 1)];
+    let chain = [
+        readable(HEADER, 16),
+        writable(DATA, 512),
+        writable(STATUS_BYTE, 1),
+    ];
     let head = driver.submit(0, &chain);
     std::thread::sleep(std::time::Duration::from_millis(5));
     assert_eq!(driver.used(0), None);
@@ -391,7 +527,11 @@ fn a_saved_disk_goes_on_in_another_device_and_refuses_a_different_one() {
     assert!(Driver::new(disk(&smaller)).mmio.restore(&state).is_err());
 
     let mut second = Driver::new(disk(&file));
-    second.mem.lock().unwrap().replace((*first.mem.memory()).clone());
+    second
+        .mem
+        .lock()
+        .unwrap()
+        .replace((*first.mem.memory()).clone());
     second.rings = first.rings.clone();
     second.mmio.restore(&state).unwrap();
     second.mmio.resume().unwrap();
@@ -402,7 +542,10 @@ fn a_saved_disk_goes_on_in_another_device_and_refuses_a_different_one() {
 fn a_serial_that_does_not_fit_is_refused() {
     let mut config = config(disk_file(&[0; 512]));
     config.serial = "twenty-one characters".to_owned();
-    assert!(matches!(Block::<()>::new(config), Err(BlockError::Serial { .. })));
+    assert!(matches!(
+        Block::<()>::new(config),
+        Err(BlockError::Serial { .. })
+    ));
 }
 
 proptest! {

@@ -72,7 +72,12 @@ impl<B: GuestBitmap> Net<B> {
     /// # Errors
     /// See [`NetError`].
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
-        let NetConfig { name, tap, mac, mtu } = config;
+        let NetConfig {
+            name,
+            tap,
+            mac,
+            mtu,
+        } = config;
         if mac.is_some_and(|[first, ..]| first & 1 != 0) {
             return Err(NetError::GroupMac { name });
         }
@@ -80,7 +85,13 @@ impl<B: GuestBitmap> Net<B> {
             return Err(NetError::Mtu { name, mtu });
         }
         let life = Life::new(&name);
-        Ok(Self { name, tap: Arc::new(tap), mac, mtu, life })
+        Ok(Self {
+            name,
+            tap: Arc::new(tap),
+            mac,
+            mtu,
+            life,
+        })
     }
 }
 
@@ -126,7 +137,12 @@ impl<B: GuestBitmap> VirtioDevice<B> for Net<B> {
     }
 
     fn activate(&mut self, activation: Activation<B>) -> Result<(), DeviceError> {
-        let Activation { mem, features, queues, interrupt } = activation;
+        let Activation {
+            mem,
+            features,
+            queues,
+            interrupt,
+        } = activation;
         let (mut rx, mut tx) = (None, None);
         for queue in queues {
             match queue.index {
@@ -137,10 +153,12 @@ impl<B: GuestBitmap> VirtioDevice<B> for Net<B> {
         }
         let rx = rx.ok_or(DeviceError::MissingQueue(RX))?;
         let tx = tx.ok_or(DeviceError::MissingQueue(TX))?;
-        self.tap.set_offloads(tap_offloads(features)).map_err(|source| DeviceError::Host {
-            doing: "set the tap's offloads (is the kernel older than 2.6.27?)",
-            source,
-        })?;
+        self.tap
+            .set_offloads(tap_offloads(features))
+            .map_err(|source| DeviceError::Host {
+                doing: "set the tap's offloads (is the kernel older than 2.6.27?)",
+                source,
+            })?;
         let mergeable = features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
         self.life.prepare(NetJob {
             mem,
@@ -157,7 +175,10 @@ impl<B: GuestBitmap> VirtioDevice<B> for Net<B> {
     fn pause(&mut self) -> Result<Vec<(u16, QueueState)>, DeviceError> {
         let job = self.life.pause()?;
         job.settle();
-        Ok(vec![(job.rx.index, job.rx.state()), (job.tx.index, job.tx.state())])
+        Ok(vec![
+            (job.rx.index, job.rx.state()),
+            (job.tx.index, job.tx.state()),
+        ])
     }
 
     fn resume(&mut self) -> Result<(), DeviceError> {

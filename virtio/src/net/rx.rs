@@ -102,10 +102,16 @@ impl Receiver {
                     if self.held.is_empty() {
                         return Ok(Pass::NoBuffers);
                     }
-                    match self.io.read_frame(mem, self.room.as_slice(), &mut self.spill, tap) {
+                    match self
+                        .io
+                        .read_frame(mem, self.room.as_slice(), &mut self.spill, tap)
+                    {
                         Ok(bytes) => {
                             let bytes = bytes as u64;
-                            Waiting { bytes, in_place: bytes.min(self.room.bytes()) }
+                            Waiting {
+                                bytes,
+                                in_place: bytes.min(self.room.bytes()),
+                            }
                         }
                         Err(GuestIoError::Guest(fault)) => return Err(fault),
                         Err(GuestIoError::Host(error))
@@ -126,7 +132,10 @@ impl Receiver {
                     || self.held.len() >= usize::from(queue.size())
                     || self.held_segments() >= HELD_SEGMENTS;
                 if hopeless {
-                    tracing::debug!(frame.bytes, "a frame longer than all receive buffers is lost");
+                    tracing::debug!(
+                        frame.bytes,
+                        "a frame longer than all receive buffers is lost"
+                    );
                     continue;
                 }
                 self.waiting = Some(frame);
@@ -169,10 +178,15 @@ impl Receiver {
                 && segments.len() <= BUFFER_SEGMENTS
                 && self.chain.readable.bytes() == 0;
             if !usable {
-                return Err(QueueFault::Malformed("a receive buffer must be writable, and short"));
+                return Err(QueueFault::Malformed(
+                    "a receive buffer must be writable, and short",
+                ));
             }
             let bytes = self.chain.writable.bytes();
-            self.held.push_back(Held { head: self.chain.head, bytes });
+            self.held.push_back(Held {
+                head: self.chain.head,
+                bytes,
+            });
             for segment in segments {
                 self.room.push(*segment);
             }
@@ -213,7 +227,8 @@ impl Receiver {
                 break;
             }
         }
-        self.room.copy_from(mem, NUM_BUFFERS, &buffers.to_le_bytes())?;
+        self.room
+            .copy_from(mem, NUM_BUFFERS, &buffers.to_le_bytes())?;
         let mut left = bytes;
         for held in self.held.drain(..usize::from(buffers)) {
             let used = left.min(held.bytes);

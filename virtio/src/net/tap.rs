@@ -61,7 +61,7 @@ pub enum TapError {
 pub struct Tap {
     fd: OwnedFd,
     /// A datagram socket, which moves frames like a tap and knows none of its ioctls.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testkit"))]
     is_socket: bool,
 }
 
@@ -79,9 +79,7 @@ impl Tap {
         };
         let bad = |byte: u8| byte == b'/' || byte == b':' || byte <= b' ';
         match request.name.get_mut(..name.len()) {
-            Some(room)
-                if !name.is_empty() && name.len() < NAME_BYTES && !name.bytes().any(bad) =>
-            {
+            Some(room) if !name.is_empty() && name.len() < NAME_BYTES && !name.bytes().any(bad) => {
                 room.copy_from_slice(name.as_bytes());
             }
             _ => return Err(TapError::Name(name.to_owned())),
@@ -95,7 +93,10 @@ impl Tap {
         let fd = OwnedFd::from(file);
         // SAFETY: TUNSETIFF reads and writes an ifreq of 40 bytes, which `request` is.
         let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-        checked(result).map_err(|source| TapError::Attach { name: name.to_owned(), source })?;
+        checked(result).map_err(|source| TapError::Attach {
+            name: name.to_owned(),
+            source,
+        })?;
         Self::set_up(fd)
     }
 
@@ -105,7 +106,11 @@ impl Tap {
     /// # Errors
     /// See [`TapError`].
     pub fn from_fd(fd: OwnedFd) -> Result<Self, TapError> {
-        let mut request = InterfaceRequest { name: [0; NAME_BYTES], flags: 0, rest: [0; 22] };
+        let mut request = InterfaceRequest {
+            name: [0; NAME_BYTES],
+            flags: 0,
+            rest: [0; 22],
+        };
         // SAFETY: TUNGETIFF writes an ifreq of 40 bytes, which `request` is.
         let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
         let needed = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
@@ -130,17 +135,24 @@ impl Tap {
         checked(result).map_err(|source| TapError::Setup { doing, source })?;
         Ok(Self {
             fd,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "testkit"))]
             is_socket: false,
         })
     }
 
     /// A tap whose wire is in the test's hands.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testkit"))]
+    #[allow(clippy::unwrap_used)]
     pub(crate) fn socket() -> (Self, std::os::unix::net::UnixDatagram) {
         let (ours, wire) = std::os::unix::net::UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Self { fd: ours.into(), is_socket: true }, wire)
+        (
+            Self {
+                fd: ours.into(),
+                is_socket: true,
+            },
+            wire,
+        )
     }
 
     /// Tells the kernel which unfinished frames (`TUN_F_*`) the guest can take.
@@ -148,7 +160,7 @@ impl Tap {
     /// # Errors
     /// `InvalidInput` if the kernel knows no such offload.
     pub fn set_offloads(&self, flags: u32) -> io::Result<()> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "testkit"))]
         if self.is_socket {
             return Ok(());
         }
@@ -166,23 +178,35 @@ impl AsFd for Tap {
 }
 
 fn checked(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
     fn a_name_that_is_no_interface_name_is_refused_before_the_kernel_sees_it() {
         for name in ["", "sixteen-bytes-xx", "a/b", "a b", "a:b"] {
-            assert!(matches!(Tap::open(name), Err(TapError::Name(_))), "{name:?}");
+            assert!(
+                matches!(Tap::open(name), Err(TapError::Name(_))),
+                "{name:?}"
+            );
         }
     }
 
     #[test]
     fn a_descriptor_that_is_no_tap_is_refused() {
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(matches!(Tap::from_fd(file.into()), Err(TapError::NotATap(_))));
+        assert!(matches!(
+            Tap::from_fd(file.into()),
+            Err(TapError::NotATap(_))
+        ));
     }
 }

@@ -15,14 +15,23 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 fn device() -> (Net<()>, UnixDatagram) {
     let (tap, wire) = Tap::socket();
-    wire.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let config = NetConfig { name: "test".to_owned(), tap, mac: Some(MAC), mtu: Some(1450) };
+    wire.set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let config = NetConfig {
+        name: "test".to_owned(),
+        tap,
+        mac: Some(MAC),
+        mtu: Some(1450),
+    };
     (Net::new(config).unwrap(), wire)
 }
 
 fn driver(features: u64, size: u16) -> (Driver, UnixDatagram) {
     let (device, wire) = device();
-    (Driver::running(device, VERSION_1 | EVENT_IDX | features, size), wire)
+    (
+        Driver::running(device, VERSION_1 | EVENT_IDX | features, size),
+        wire,
+    )
 }
 
 /// A frame as the tap gives it: 12 bytes of header, then `len` bytes that tell where they are.
@@ -72,7 +81,11 @@ fn a_frame_from_many_descriptors_reaches_the_wire_as_one() {
     let (mut driver, wire) = driver(0, 16);
     let sent = frame(1500);
     driver.fill(BUFFERS, &sent);
-    let parts = [readable(BUFFERS, 12), readable(BUFFERS + 12, 1), readable(BUFFERS + 13, 1499)];
+    let parts = [
+        readable(BUFFERS, 12),
+        readable(BUFFERS + 12, 1),
+        readable(BUFFERS + 13, 1499),
+    ];
     let head = driver.submit(TX, &parts);
     let mut seen = vec![0; 4096];
     let len = wire.recv(&mut seen).unwrap();
@@ -94,7 +107,10 @@ fn a_segmentation_offload_frame_of_64_kib_passes_whole_both_ways() {
     wire.send(&big).unwrap();
     let buffers = big.len().div_ceil(1536);
     let content = collect(&mut driver, buffers, 1536);
-    assert!(content == received(65549, buffers as u16), "received whole, in {buffers} buffers");
+    assert!(
+        content == received(65549, buffers as u16),
+        "received whole, in {buffers} buffers"
+    );
 }
 
 #[test]
@@ -194,11 +210,19 @@ fn a_drivers_mistake_stops_the_device_until_it_is_reset() {
     let mistakes: &[(&str, usize, &[Buffer])] = &[
         ("nothing to send", TX, &[readable(BUFFERS, 0)]),
         ("no whole header", TX, &[readable(BUFFERS, 11)]),
-        ("a writable part to send", TX, &[readable(BUFFERS, 60), writable(BUFFERS, 60)]),
+        (
+            "a writable part to send",
+            TX,
+            &[readable(BUFFERS, 60), writable(BUFFERS, 60)],
+        ),
         ("sending what is no memory", TX, &[readable(MEMORY, 60)]),
         ("sending what wraps", TX, &[readable(u64::MAX - 10, 60)]),
         ("receiving into nothing", RX, &[writable(BUFFERS, 0)]),
-        ("receiving into readable memory", RX, &[readable(BUFFERS, 2048)]),
+        (
+            "receiving into readable memory",
+            RX,
+            &[readable(BUFFERS, 2048)],
+        ),
         ("receiving into no memory", RX, &[writable(MEMORY, 2048)]),
     ];
     for (name, queue, chain) in mistakes {
@@ -211,7 +235,11 @@ fn a_drivers_mistake_stops_the_device_until_it_is_reset() {
         driver.fill(BUFFERS, &frame(60));
         driver.submit(TX, &[readable(BUFFERS, 72)]);
         let mut seen = vec![0; 4096];
-        assert_eq!(wire.recv(&mut seen).unwrap(), 72, "{name}: sends again after a reset");
+        assert_eq!(
+            wire.recv(&mut seen).unwrap(),
+            72,
+            "{name}: sends again after a reset"
+        );
     }
 }
 
@@ -247,9 +275,17 @@ fn a_flood_in_one_direction_leaves_the_other_its_turn() {
 fn a_group_address_and_a_tiny_mtu_are_refused() {
     let make = |mac, mtu| {
         let (tap, _wire) = Tap::socket();
-        Net::<()>::new(NetConfig { name: "test".to_owned(), tap, mac, mtu })
+        Net::<()>::new(NetConfig {
+            name: "test".to_owned(),
+            tap,
+            mac,
+            mtu,
+        })
     };
-    assert!(matches!(make(Some([1, 0, 0, 0, 0, 1]), None), Err(NetError::GroupMac { .. })));
+    assert!(matches!(
+        make(Some([1, 0, 0, 0, 0, 1]), None),
+        Err(NetError::GroupMac { .. })
+    ));
     assert!(matches!(make(None, Some(67)), Err(NetError::Mtu { .. })));
     assert!(make(None, Some(68)).is_ok());
 }

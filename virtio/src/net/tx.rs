@@ -51,10 +51,15 @@ impl Transmitter {
     ) -> Result<(), QueueFault> {
         let frame = &self.chain.readable;
         if self.chain.writable.bytes() > 0 || frame.bytes() < HEADER_BYTES as u64 {
-            return Err(QueueFault::Malformed("a frame to send must be readable, with a header"));
+            return Err(QueueFault::Malformed(
+                "a frame to send must be readable, with a header",
+            ));
         }
         if frame.bytes() > MAX_FRAME as u64 {
-            tracing::debug!(bytes = frame.bytes(), "a frame that is too long is not sent");
+            tracing::debug!(
+                bytes = frame.bytes(),
+                "a frame that is too long is not sent"
+            );
             return Ok(());
         }
         match self.io.write_frame(mem, frame.as_slice(), tap) {

@@ -320,7 +320,9 @@ impl<B: GuestBitmap> TransportCore<B> {
             let queue = self.validated(index).map_err(|error| {
                 DeviceError::BadState(format!("queue {index} is no longer valid: {error}"))
             })?;
-            let kick = kick.try_clone().map_err(host("duplicate a queue's eventfd"))?;
+            let kick = kick
+                .try_clone()
+                .map_err(host("duplicate a queue's eventfd"))?;
             let index = u16::try_from(index).unwrap_or(u16::MAX);
             queues.push(DeviceQueue::new(index, queue, kick));
         }
@@ -345,7 +347,10 @@ impl<B: GuestBitmap> TransportCore<B> {
         self.queues = self
             .max_sizes
             .iter()
-            .map(|max| QueueConfig { size: *max, ..QueueConfig::default() })
+            .map(|max| QueueConfig {
+                size: *max,
+                ..QueueConfig::default()
+            })
             .collect();
         self.device_features_select = 0;
         self.driver_features_select = 0;
@@ -402,7 +407,9 @@ impl<B: GuestBitmap> TransportCore<B> {
             tracing::debug!("a queue was enabled or disabled outside of configuration: ignored");
             return;
         }
-        let Ok(index) = usize::try_from(self.queue_select) else { return };
+        let Ok(index) = usize::try_from(self.queue_select) else {
+            return;
+        };
         if ready
             && self.queues.get(index).is_some_and(|queue| !queue.ready)
             && let Err(error) = self.validated(index)
@@ -418,7 +425,9 @@ impl<B: GuestBitmap> TransportCore<B> {
 
     /// The driver's notification, where no ioeventfd took it. Unknown queues are ignored.
     pub fn notify(&self, queue: u32) {
-        let kick = u16::try_from(queue).ok().and_then(|queue| self.notify_eventfd(queue));
+        let kick = u16::try_from(queue)
+            .ok()
+            .and_then(|queue| self.notify_eventfd(queue));
         match kick.map(|kick| kick.write(1)) {
             Some(Err(error)) if error.kind() != std::io::ErrorKind::WouldBlock => {
                 tracing::error!(%error, queue, "cannot write a queue's eventfd");
@@ -436,7 +445,9 @@ impl<B: GuestBitmap> TransportCore<B> {
     fn configurable_queue(&mut self) -> Option<&mut QueueConfig> {
         let configuring = self.configuring();
         let index = usize::try_from(self.queue_select).ok()?;
-        self.queues.get_mut(index).filter(|queue| configuring && !queue.ready)
+        self.queues
+            .get_mut(index)
+            .filter(|queue| configuring && !queue.ready)
     }
 
     /// The queue `index`, checked in size, alignment, place in memory and overlap.
@@ -484,8 +495,12 @@ impl<B: GuestBitmap> TransportCore<B> {
 
     /// Writes the configuration space; what does not fit whole is ignored.
     pub fn write_config(&mut self, offset: u64, data: &[u8]) {
-        let Ok(offset) = usize::try_from(offset) else { return };
-        let fits = offset.checked_add(data.len()).is_some_and(|end| end <= self.device.config().len());
+        let Ok(offset) = usize::try_from(offset) else {
+            return;
+        };
+        let fits = offset
+            .checked_add(data.len())
+            .is_some_and(|end| end <= self.device.config().len());
         if fits && self.status() & DRIVER != 0 {
             self.device.write_config(offset, data);
         }
@@ -515,7 +530,11 @@ impl<B: GuestBitmap> TransportCore<B> {
     /// # Errors
     /// As [`VirtioDevice::resume`].
     pub fn resume(&mut self) -> Result<(), DeviceError> {
-        if self.active { self.device.resume() } else { Ok(()) }
+        if self.active {
+            self.device.resume()
+        } else {
+            Ok(())
+        }
     }
 
     /// The state of a paused transport; `interrupt_status` is the face's.
@@ -540,13 +559,17 @@ impl<B: GuestBitmap> TransportCore<B> {
     /// reset.
     pub fn restore(&mut self, state: &TransportState) -> Result<(), RestoreError> {
         self.check_restorable(state)?;
-        self.device.restore(&state.device).map_err(RestoreError::Device)?;
+        self.device
+            .restore(&state.device)
+            .map_err(RestoreError::Device)?;
         self.device_features_select = state.device_features_select;
         self.driver_features_select = state.driver_features_select;
         self.driver_features = state.driver_features;
         self.queue_select = state.queue_select;
         self.queues.clone_from(&state.queues);
-        self.shared.generation.store(state.generation, Ordering::Release);
+        self.shared
+            .generation
+            .store(state.generation, Ordering::Release);
         self.shared.status.store(state.status, Ordering::Release);
         if state.status & DRIVER_OK != 0
             && state.status & NEEDS_RESET == 0
@@ -560,7 +583,9 @@ impl<B: GuestBitmap> TransportCore<B> {
 
     fn check_restorable(&self, state: &TransportState) -> Result<(), RestoreError> {
         let invalid = |text: String| Err(RestoreError::Invalid(text));
-        let known = DRIVER_STEPS.iter().fold(NEEDS_RESET, |all, step| all | step);
+        let known = DRIVER_STEPS
+            .iter()
+            .fold(NEEDS_RESET, |all, step| all | step);
         if state.status & !known != 0 {
             return invalid(format!("status {:#x} has unknown bits", state.status));
         }
@@ -575,7 +600,10 @@ impl<B: GuestBitmap> TransportCore<B> {
         let acceptable = state.driver_features & !self.device.features() == 0
             && state.driver_features & (1 << VIRTIO_F_VERSION_1) != 0;
         if negotiated && !acceptable {
-            return invalid(format!("features {:#x} were never offered", state.driver_features));
+            return invalid(format!(
+                "features {:#x} were never offered",
+                state.driver_features
+            ));
         }
         if state.status & DRIVER_OK != 0 && state.status & FEATURES_OK == 0 {
             return invalid("DRIVER_OK without FEATURES_OK".to_owned());

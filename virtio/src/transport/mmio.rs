@@ -129,7 +129,11 @@ impl<B: GuestBitmap> MmioTransport<B> {
         {
             self.write_register(offset, u32::from_le_bytes(word));
         } else {
-            tracing::debug!(offset, width = data.len(), "an odd register write is ignored");
+            tracing::debug!(
+                offset,
+                width = data.len(),
+                "an odd register write is ignored"
+            );
         }
     }
 
@@ -205,7 +209,8 @@ impl<B: GuestBitmap> MmioTransport<B> {
 
     /// The state of a paused transport.
     pub fn save(&self) -> TransportState {
-        self.core.save(self.interrupt.status.load(Ordering::Acquire))
+        self.core
+            .save(self.interrupt.status.load(Ordering::Acquire))
     }
 
     /// Takes over a saved state, on a transport that was just made; leaves the device paused.
@@ -215,7 +220,9 @@ impl<B: GuestBitmap> MmioTransport<B> {
     pub fn restore(&mut self, state: &TransportState) -> Result<(), RestoreError> {
         self.core.restore(state)?;
         let known = INTERRUPT_QUEUE | INTERRUPT_CONFIG;
-        self.interrupt.status.store(state.interrupt_status & known, Ordering::Release);
+        self.interrupt
+            .status
+            .store(state.interrupt_status & known, Ordering::Release);
         Ok(())
     }
 }
