@@ -16,5 +16,6 @@
 pub mod api;
 pub mod compute;
 pub mod config;
+pub mod identity;
 pub mod store;
 pub mod workflow;
