@@ -1,5 +1,5 @@
 //! What every virtio transport has in common: the status machine, feature negotiation, queue
-//! configuration, the configuration space, pause and restore.
+//! configuration and the configuration space. (At rest: [`super::state`].)
 //!
 //! Guarantees, whatever the driver does and in whatever order (virtio 1.2, 2.1, 2.2, 3.1):
 //! - status bits are only ever added by the driver, one step at a time, until it writes 0;
@@ -12,35 +12,35 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
     VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
     VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::{Queue, QueueState, QueueT};
+use virtio_queue::Queue;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::device::{Activation, DeviceError, DeviceState, GuestBitmap, GuestMem, VirtioDevice};
+use super::queue_config::{Half, QueueArea, QueueConfig, QueueConfigError};
+use crate::device::{Activation, DeviceError, GuestBitmap, GuestMem, VirtioDevice};
 use crate::interrupt::Interrupt;
 use crate::queue::DeviceQueue;
 
 const ACKNOWLEDGE: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE;
 const DRIVER: u32 = VIRTIO_CONFIG_S_DRIVER;
-const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
-const FEATURES_OK: u32 = VIRTIO_CONFIG_S_FEATURES_OK;
-const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
+pub(super) const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
+pub(super) const FEATURES_OK: u32 = VIRTIO_CONFIG_S_FEATURES_OK;
+pub(super) const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
 const FAILED: u32 = VIRTIO_CONFIG_S_FAILED;
 /// The bits that a driver may set, in the order in which they take effect.
-const DRIVER_STEPS: [u32; 5] = [FAILED, ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK];
+pub(super) const DRIVER_STEPS: [u32; 5] = [FAILED, ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK];
 
 /// The part of a transport that a device's threads reach without its lock.
 #[derive(Debug, Default)]
 pub struct SharedStatus {
-    status: AtomicU32,
-    generation: AtomicU32,
+    pub(super) status: AtomicU32,
+    pub(super) generation: AtomicU32,
 }
 
 impl SharedStatus {
@@ -55,104 +55,20 @@ impl SharedStatus {
     }
 }
 
-/// A queue's registers as the driver set them, and how far the device got while it was paused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueueConfig {
-    /// Size in descriptors.
-    pub size: u16,
-    /// Enabled, and so validated and frozen.
-    pub ready: bool,
-    /// Guest physical address of the descriptor table.
-    pub desc_table: u64,
-    /// Guest physical address of the available ring.
-    pub avail_ring: u64,
-    /// Guest physical address of the used ring.
-    pub used_ring: u64,
-    /// The next entry of the available ring that the device takes.
-    pub next_avail: u16,
-    /// The next entry of the used ring that the device fills.
-    pub next_used: u16,
-}
-
-/// Which of a queue's three addresses a register belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueArea {
-    /// Descriptor table.
-    Desc,
-    /// Available ring ("driver area").
-    Avail,
-    /// Used ring ("device area").
-    Used,
-}
-
-/// Which half of a 64-bit register a 32-bit access belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
-    /// Bits 0 to 31.
-    Low,
-    /// Bits 32 to 63.
-    High,
-}
-
-/// A transport with its device, at rest. Untrusted when it comes back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TransportState {
-    /// The status register.
-    pub status: u32,
-    /// The face's pending interrupt bits.
-    pub interrupt_status: u32,
-    /// The configuration generation.
-    pub generation: u32,
-    /// Which 32 feature bits the driver reads.
-    pub device_features_select: u32,
-    /// Which 32 feature bits the driver writes.
-    pub driver_features_select: u32,
-    /// The features that the driver wrote.
-    pub driver_features: u64,
-    /// The queue that the queue registers show.
-    pub queue_select: u32,
-    /// All queues, by index.
-    pub queues: Vec<QueueConfig>,
-    /// The device's own part.
-    pub device: DeviceState,
-}
-
-/// Why a saved transport was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The state contradicts itself or this transport.
-    #[error("the saved virtio transport cannot be restored: {0}")]
-    Invalid(String),
-    /// The device refused its part.
-    #[error("the saved virtio device cannot be restored")]
-    Device(#[source] DeviceError),
-}
-
-/// Why a queue's configuration was refused.
-#[derive(Debug, thiserror::Error)]
-enum QueueConfigError {
-    #[error("size or alignment: {0}")]
-    Shape(virtio_queue::Error),
-    #[error("a ring lies outside of guest memory")]
-    OutsideMemory,
-    #[error("the rings overlap")]
-    Overlap,
-}
-
 /// A device with the state that all transports share. Called under the transport's lock.
 pub struct TransportCore<B: GuestBitmap> {
-    device: Box<dyn VirtioDevice<B>>,
-    mem: GuestMem<B>,
-    shared: Arc<SharedStatus>,
-    interrupt: Arc<dyn Interrupt>,
-    max_sizes: Vec<u16>,
-    queues: Vec<QueueConfig>,
-    kicks: Vec<EventFd>,
-    device_features_select: u32,
-    driver_features_select: u32,
-    driver_features: u64,
-    queue_select: u32,
-    active: bool,
+    pub(super) device: Box<dyn VirtioDevice<B>>,
+    pub(super) mem: GuestMem<B>,
+    pub(super) shared: Arc<SharedStatus>,
+    pub(super) interrupt: Arc<dyn Interrupt>,
+    pub(super) max_sizes: Vec<u16>,
+    pub(super) queues: Vec<QueueConfig>,
+    pub(super) kicks: Vec<EventFd>,
+    pub(super) device_features_select: u32,
+    pub(super) driver_features_select: u32,
+    pub(super) driver_features: u64,
+    pub(super) queue_select: u32,
+    pub(super) active: bool,
 }
 
 impl<B: GuestBitmap> TransportCore<B> {
@@ -223,11 +139,8 @@ impl<B: GuestBitmap> TransportCore<B> {
 
     /// 32 of the offered feature bits; beyond 64 there are none.
     pub fn device_features(&self) -> u32 {
-        match half_of(self.device_features_select) {
-            Some(Half::Low) => low(self.device.features()),
-            Some(Half::High) => high(self.device.features()),
-            None => 0,
-        }
+        let half = Half::selected(self.device_features_select);
+        half.map_or(0, |half| half.of(self.device.features()))
     }
 
     /// Chooses which 32 bits [`set_driver_features`](Self::set_driver_features) sets.
@@ -241,8 +154,8 @@ impl<B: GuestBitmap> TransportCore<B> {
             tracing::debug!("driver features were written outside of negotiation: ignored");
             return;
         }
-        if let Some(half) = half_of(self.driver_features_select) {
-            self.driver_features = replace_half(self.driver_features, half, value);
+        if let Some(half) = Half::selected(self.driver_features_select) {
+            self.driver_features = half.replaced(self.driver_features, value);
         }
     }
 
@@ -310,7 +223,7 @@ impl<B: GuestBitmap> TransportCore<B> {
         }
     }
 
-    fn activate(&mut self) -> Result<(), DeviceError> {
+    pub(super) fn activate(&mut self) -> Result<(), DeviceError> {
         let host = |doing| move |source| DeviceError::Host { doing, source };
         let mut queues = Vec::new();
         for (index, (config, kick)) in self.queues.iter().zip(&self.kicks).enumerate() {
@@ -347,10 +260,7 @@ impl<B: GuestBitmap> TransportCore<B> {
         self.queues = self
             .max_sizes
             .iter()
-            .map(|max| QueueConfig {
-                size: *max,
-                ..QueueConfig::default()
-            })
+            .map(|max| QueueConfig::in_reset(*max))
             .collect();
         self.device_features_select = 0;
         self.driver_features_select = 0;
@@ -392,12 +302,7 @@ impl<B: GuestBitmap> TransportCore<B> {
     /// Sets half of one of the selected queue's addresses; checked when the queue is enabled.
     pub fn set_queue_address(&mut self, area: QueueArea, half: Half, value: u32) {
         if let Some(queue) = self.configurable_queue() {
-            let address = match area {
-                QueueArea::Desc => &mut queue.desc_table,
-                QueueArea::Avail => &mut queue.avail_ring,
-                QueueArea::Used => &mut queue.used_ring,
-            };
-            *address = replace_half(*address, half, value);
+            queue.set_address(area, half, value);
         }
     }
 
@@ -450,29 +355,14 @@ impl<B: GuestBitmap> TransportCore<B> {
             .filter(|queue| configuring && !queue.ready)
     }
 
-    /// The queue `index`, checked in size, alignment, place in memory and overlap.
     fn validated(&self, index: usize) -> Result<Queue, QueueConfigError> {
-        let outside = || QueueConfigError::OutsideMemory;
-        let config = self.queues.get(index).ok_or_else(outside)?;
-        let queue = Queue::try_from(QueueState {
-            max_size: self.max_sizes.get(index).copied().unwrap_or(0),
-            next_avail: config.next_avail,
-            next_used: config.next_used,
-            event_idx_enabled: self.driver_features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0,
-            size: config.size,
-            ready: true,
-            desc_table: config.desc_table,
-            avail_ring: config.avail_ring,
-            used_ring: config.used_ring,
-        })
-        .map_err(QueueConfigError::Shape)?;
-        if config.avail_ring == 0 || !queue.is_valid(&*self.mem.memory()) {
-            return Err(outside());
-        }
-        if rings_overlap(config) {
-            return Err(QueueConfigError::Overlap);
-        }
-        Ok(queue)
+        let config = self
+            .queues
+            .get(index)
+            .ok_or(QueueConfigError::OutsideMemory)?;
+        let max_size = self.max_sizes.get(index).copied().unwrap_or(0);
+        let event_idx = self.driver_features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        config.validated(max_size, event_idx, &*self.mem.memory())
     }
 
     // --- configuration space ----------------------------------------------------------------
@@ -504,149 +394,5 @@ impl<B: GuestBitmap> TransportCore<B> {
         if fits && self.status() & DRIVER != 0 {
             self.device.write_config(offset, data);
         }
-    }
-
-    // --- pause, save, restore ---------------------------------------------------------------
-
-    /// Stops the device, if it runs, so that guest memory is at rest.
-    ///
-    /// # Errors
-    /// As [`VirtioDevice::pause`].
-    pub fn pause(&mut self) -> Result<(), DeviceError> {
-        if !self.active {
-            return Ok(());
-        }
-        for (index, state) in self.device.pause()? {
-            if let Some(queue) = self.queues.get_mut(usize::from(index)) {
-                queue.next_avail = state.next_avail;
-                queue.next_used = state.next_used;
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets a paused device run again.
-    ///
-    /// # Errors
-    /// As [`VirtioDevice::resume`].
-    pub fn resume(&mut self) -> Result<(), DeviceError> {
-        if self.active {
-            self.device.resume()
-        } else {
-            Ok(())
-        }
-    }
-
-    /// The state of a paused transport; `interrupt_status` is the face's.
-    pub fn save(&self, interrupt_status: u32) -> TransportState {
-        TransportState {
-            status: self.status(),
-            interrupt_status,
-            generation: self.config_generation(),
-            device_features_select: self.device_features_select,
-            driver_features_select: self.driver_features_select,
-            driver_features: self.driver_features,
-            queue_select: self.queue_select,
-            queues: self.queues.clone(),
-            device: self.device.save(),
-        }
-    }
-
-    /// Takes over a saved state, on a transport that was just made; leaves the device paused.
-    ///
-    /// # Errors
-    /// If the state could not have come from this transport and device. The transport is then in
-    /// reset.
-    pub fn restore(&mut self, state: &TransportState) -> Result<(), RestoreError> {
-        self.check_restorable(state)?;
-        self.device
-            .restore(&state.device)
-            .map_err(RestoreError::Device)?;
-        self.device_features_select = state.device_features_select;
-        self.driver_features_select = state.driver_features_select;
-        self.driver_features = state.driver_features;
-        self.queue_select = state.queue_select;
-        self.queues.clone_from(&state.queues);
-        self.shared
-            .generation
-            .store(state.generation, Ordering::Release);
-        self.shared.status.store(state.status, Ordering::Release);
-        if state.status & DRIVER_OK != 0
-            && state.status & NEEDS_RESET == 0
-            && let Err(error) = self.activate()
-        {
-            self.reset();
-            return Err(RestoreError::Device(error));
-        }
-        Ok(())
-    }
-
-    fn check_restorable(&self, state: &TransportState) -> Result<(), RestoreError> {
-        let invalid = |text: String| Err(RestoreError::Invalid(text));
-        let known = DRIVER_STEPS
-            .iter()
-            .fold(NEEDS_RESET, |all, step| all | step);
-        if state.status & !known != 0 {
-            return invalid(format!("status {:#x} has unknown bits", state.status));
-        }
-        if state.queues.len() != self.queues.len() {
-            return invalid(format!(
-                "it has {} queues, the device {}",
-                state.queues.len(),
-                self.queues.len()
-            ));
-        }
-        let negotiated = state.status & (FEATURES_OK | DRIVER_OK) != 0;
-        let acceptable = state.driver_features & !self.device.features() == 0
-            && state.driver_features & (1 << VIRTIO_F_VERSION_1) != 0;
-        if negotiated && !acceptable {
-            return invalid(format!(
-                "features {:#x} were never offered",
-                state.driver_features
-            ));
-        }
-        if state.status & DRIVER_OK != 0 && state.status & FEATURES_OK == 0 {
-            return invalid("DRIVER_OK without FEATURES_OK".to_owned());
-        }
-        Ok(())
-    }
-}
-
-/// True if two of a queue's three areas share a byte. The sizes are those of virtio 1.2, 2.7.
-fn rings_overlap(config: &QueueConfig) -> bool {
-    let size = u64::from(config.size);
-    let areas = [
-        (config.desc_table, size.saturating_mul(16)),
-        (config.avail_ring, size.saturating_mul(2).saturating_add(6)),
-        (config.used_ring, size.saturating_mul(8).saturating_add(6)),
-    ];
-    let [desc, avail, used] = areas;
-    let meet = |a: (u64, u64), b: (u64, u64)| {
-        a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1)
-    };
-    meet(desc, avail) || meet(desc, used) || meet(avail, used)
-}
-
-fn half_of(select: u32) -> Option<Half> {
-    match select {
-        0 => Some(Half::Low),
-        1 => Some(Half::High),
-        _ => None,
-    }
-}
-
-/// Bits 0 to 31.
-pub(crate) fn low(value: u64) -> u32 {
-    u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0)
-}
-
-fn high(value: u64) -> u32 {
-    low(value >> 32)
-}
-
-fn replace_half(value: u64, half: Half, new: u32) -> u64 {
-    match half {
-        Half::Low => (value & !u64::from(u32::MAX)) | u64::from(new),
-        Half::High => (value & u64::from(u32::MAX)) | (u64::from(new) << 32),
     }
 }

@@ -15,9 +15,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{DeviceError, GuestBitmap, GuestMem, VirtioDevice};
 use crate::interrupt::{Interrupt, IrqLine};
-use crate::transport::core::{
-    Half, QueueArea, RestoreError, SharedStatus, TransportCore, TransportState,
-};
+use crate::transport::core::{SharedStatus, TransportCore};
+use crate::transport::queue_config::{Half, QueueArea};
+use crate::transport::state::{RestoreError, TransportState};
 
 /// Bytes of guest physical address space that one device takes.
 pub const MMIO_REGION_SIZE: u64 = 0x1000;

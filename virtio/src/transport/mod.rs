@@ -8,9 +8,13 @@
 
 pub mod core;
 pub mod mmio;
+pub mod queue_config;
+pub mod state;
 
-pub use self::core::{QueueConfig, RestoreError, TransportCore, TransportState};
+pub use self::core::TransportCore;
 pub use self::mmio::{MMIO_REGION_SIZE, MmioTransport};
+pub use self::queue_config::QueueConfig;
+pub use self::state::{RestoreError, TransportState};
 
 #[cfg(test)]
 mod tests;
