@@ -1,1 +1,43 @@
-//! Placeholder until this crate's table of contents is written.
+//! The node agent: one on each host. It takes orders about guests, remembers them, carries
+//! them out through a driver, answers each once, and tells what guests do by themselves.
+//!
+//! It never touches the controller's database, and never links the VMM: it speaks to
+//! `berth-vmm` processes over their sockets. Guests outlive it. `PROTOCOL.md`, "The agent", is
+//! the law here; each rule's place in the code names the rule.
+//!
+//! An order's way: broker -> [`Service`]'s consumer -> engine (verdict of the VMM's record,
+//! durable in the [`journal`], acknowledged) -> the VMM's worker -> the [`Driver`]'s plan, step
+//! by step -> answer in the journal -> results queue. Beside it: reports over HTTPS
+//! ([`link`]), the desired network document, and reads (console logs).
+//!
+//! Reading order:
+//! - [`options`], [`state_dir`]: configuration, identity, the lock.
+//! - [`record`], [`journal`]: what is remembered of a VMM and how it may change; how it is kept.
+//! - [`driver`]: the seam to what runs guests, with its contract. [`simulated`] and `kvm` are
+//!   the two there are.
+//! - `engine`: commands, answers, and what happens without a command.
+//! - `report`, `reads`, [`link`]: conversation with the controller.
+//! - [`service`], [`assemble`]: start order and tasks; an agent from its options alone.
+
+pub mod assemble;
+mod console;
+pub mod driver;
+mod engine;
+mod gate;
+mod hints;
+pub mod journal;
+pub mod link;
+pub mod options;
+mod reads;
+pub mod record;
+mod report;
+pub mod service;
+pub mod simulated;
+pub mod state_dir;
+
+pub use assemble::assemble;
+pub use driver::{Driver, DriverError, Exit, Job, Observed, Step};
+pub use options::{DriverKind, Options};
+pub use service::{AgentError, Handle, Parts, Service};
+pub use simulated::SimulatedHost;
+pub use state_dir::StateDir;

@@ -1,0 +1,364 @@
+//! Carries out what the journal has accepted: one command a VMM at a time, VMMs side by side.
+//!
+//! The life of a command: [`Engine::accept`] parses the envelope, asks the record
+//! ([`crate::record`]) for its verdict, makes that durable, acknowledges the message, and wakes
+//! the VMM's worker. The worker ([`carry_out`]) goes through the driver's plan, each step noted
+//! in the journal before it is begun; then the answer is journalled, and published until the
+//! broker confirms it ([`answers`]). [`watch`] looks after what guests do by themselves.
+//!
+//! Tasks: a worker for each VMM with open commands, a publisher for each unconfirmed answer, a
+//! task for each message being accepted. All end with [`Engine::ended`], at any await point:
+//! to the journal that is the same as a kill.
+
+mod answers;
+mod carry_out;
+mod watch;
+
+pub(crate) use watch::Restart;
+
+use crate::driver::Driver;
+use crate::gate::{Gate, Holder};
+use crate::journal::{Journal, JournalError};
+use crate::record::Verdict;
+use berth_rpc::clock::{Clock, Rng};
+use berth_rpc::{Delivery, Transport, kill_point};
+use berth_rpc_types::{Command, CommandError, Envelope, HostId, Outcome, VmmId, VmmState};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch as watch_channel};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+/// Larger messages are no commands: a spec with the largest user data is under 200 KiB.
+const MESSAGE_LIMIT: usize = 4 << 20;
+/// How long a command of a newer epoch waits for the agent to learn of it.
+const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// See the module's words.
+pub(crate) struct Engine {
+    pub host_id: HostId,
+    pub journal: Arc<Journal>,
+    pub driver: Arc<dyn Driver>,
+    pub transport: Arc<dyn Transport>,
+    pub clock: Arc<dyn Clock>,
+    pub rng: Arc<dyn Rng>,
+    pub gate: Gate,
+    pub max_attempts: u32,
+    /// Bounds builds and starts: they are what loads a disk.
+    pub builds: Semaphore,
+    /// Told when there is something to report.
+    pub news: Notify,
+    /// The epoch last made durable.
+    pub epoch: watch_channel::Sender<u64>,
+    /// The agent is ending.
+    pub ended: CancellationToken,
+    tasks: TaskTracker,
+    slots: Mutex<HashMap<VmmId, Slot>>,
+}
+
+/// What goes on at one VMM now.
+#[derive(Default)]
+struct Slot {
+    /// Held by whoever runs a plan or changes the state seen.
+    gate: Arc<tokio::sync::Mutex<()>>,
+    working: bool,
+    /// The command under way, and how to pre-empt it.
+    under_way: Option<(u64, CancellationToken)>,
+    /// The controller has given the VMM away: no more work on it.
+    lost: bool,
+}
+
+/// What an engine is made of.
+pub(crate) struct Parts {
+    pub host_id: HostId,
+    pub journal: Arc<Journal>,
+    pub driver: Arc<dyn Driver>,
+    pub transport: Arc<dyn Transport>,
+    pub clock: Arc<dyn Clock>,
+    pub rng: Arc<dyn Rng>,
+    pub max_attempts: u32,
+    pub max_builds: usize,
+}
+
+impl Engine {
+    pub fn new(parts: Parts, ended: CancellationToken) -> Arc<Self> {
+        let epoch = parts.journal.host().epoch;
+        Arc::new(Self {
+            host_id: parts.host_id,
+            journal: parts.journal,
+            driver: parts.driver,
+            transport: parts.transport,
+            clock: parts.clock,
+            rng: parts.rng,
+            gate: Gate::new(),
+            max_attempts: parts.max_attempts,
+            builds: Semaphore::new(parts.max_builds),
+            news: Notify::new(),
+            epoch: watch_channel::Sender::new(epoch),
+            ended,
+            tasks: TaskTracker::new(),
+            slots: Mutex::default(),
+        })
+    }
+
+    /// Runs a task until it or the agent ends.
+    pub fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        let work = async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = work => {}
+            }
+        };
+        self.tasks.spawn(work.in_current_span());
+    }
+
+    /// Waits for every task, after [`Engine::ended`].
+    pub async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<VmmId, Slot>> {
+        // Only plain assignments happen under this lock.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vmm_gate(&self, vmm_id: VmmId) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.slots().entry(vmm_id).or_default().gate)
+    }
+
+    /// Takes one message in. Returns when it is acknowledged, rejected, or, where nothing
+    /// could be promised, left for the broker to deliver again.
+    pub async fn accept(self: &Arc<Self>, delivery: Delivery) {
+        let Some(envelope) = self.parse_envelope(&delivery) else {
+            // What carries no envelope can be answered to nobody: a controller consumes it.
+            let _ = delivery.reject().await;
+            return;
+        };
+        let span = tracing::info_span!(
+            "accept",
+            request_id = %envelope.request_id,
+            operation_id = %envelope.operation_id,
+            vmm_id = %envelope.vmm_id,
+            method = %envelope.method,
+            sequence = envelope.sequence,
+        );
+        self.accept_envelope(delivery, envelope)
+            .instrument(span)
+            .await;
+    }
+
+    fn parse_envelope(&self, delivery: &Delivery) -> Option<Envelope> {
+        let reason = if delivery.payload.len() > MESSAGE_LIMIT {
+            format!(
+                "{} bytes; at most {MESSAGE_LIMIT} are read",
+                delivery.payload.len()
+            )
+        } else {
+            match serde_json::from_slice::<Envelope>(&delivery.payload) {
+                Ok(envelope) if envelope.host_id == self.host_id => return Some(envelope),
+                Ok(envelope) => format!("it is for host {}", envelope.host_id),
+                Err(error) => error.to_string(),
+            }
+        };
+        tracing::warn!(message_id = %delivery.message_id, %reason, "a message that is no command goes to the dead letters");
+        None
+    }
+
+    async fn accept_envelope(self: &Arc<Self>, delivery: Delivery, envelope: Envelope) {
+        let refusal = match self.verdict(&envelope).await {
+            Ok(Ok(())) => {
+                kill_point!("agent.command.accepted");
+                if let Err(error) = delivery.ack().await {
+                    // It comes again, and is known then.
+                    tracing::debug!(%error, "not acknowledged");
+                }
+                kill_point!("agent.command.acknowledged");
+                self.wake(envelope.vmm_id);
+                return;
+            }
+            Ok(Err(refusal)) => refusal,
+            Err(error) => {
+                // Unacknowledged: it is delivered again once the journal can be written.
+                self.gate.close(Holder::Journal, error.to_string());
+                return;
+            }
+        };
+        // Nothing was promised, so nothing is journalled: the answer first, then the ack.
+        tracing::info!(?refusal, "refused");
+        self.publish_until_confirmed(&self.result(&envelope, refusal))
+            .await;
+        kill_point!("agent.refusal.published");
+        let _ = delivery.ack().await;
+    }
+
+    /// `Ok(Ok)`: durable, to be acknowledged. `Ok(Err)`: to be answered so.
+    async fn verdict(
+        self: &Arc<Self>,
+        envelope: &Envelope,
+    ) -> Result<Result<(), Outcome>, JournalError> {
+        let vmm_id = envelope.vmm_id;
+        let known = self.journal.vmm(vmm_id);
+        let is_known = known.as_ref().is_some_and(|record| {
+            record
+                .entries
+                .iter()
+                .any(|e| e.envelope.message_id == envelope.message_id)
+        });
+        // What was accepted in an earlier epoch keeps its answer.
+        if !is_known && !self.epoch_is(envelope.host_epoch).await {
+            let current = self.journal.host().epoch;
+            return Ok(Err(Outcome::StaleEpoch { current }));
+        }
+        let refused = |message: String, detail: &str| {
+            let (state, observation) = known
+                .as_ref()
+                .map_or((VmmState::Deleted, 0), |r| (r.state, r.observation));
+            Outcome::Failed {
+                message,
+                detail: detail.to_owned(),
+                undone: true,
+                retry_elsewhere: false,
+                state,
+                observation,
+            }
+        };
+        let command = match Command::parse(envelope) {
+            Ok(command) => command,
+            Err(CommandError::Unsupported { min, max, .. }) => {
+                return Ok(Err(Outcome::Unsupported { min, max }));
+            }
+            Err(error) => return Ok(Err(refused(error.to_string(), "the body was not parsed"))),
+        };
+        if known.is_none()
+            && !matches!(
+                command,
+                Command::Build(_) | Command::Start(_) | Command::Delete
+            )
+        {
+            let message = format!(
+                "this host has no guest {vmm_id}; {} needs one",
+                envelope.method
+            );
+            return Ok(Err(refused(message, "no such VMM in the journal")));
+        }
+        let accept = |record: &mut crate::record::VmmRecord| record.accept(envelope, &command);
+        Ok(match self.journal.update(vmm_id, accept).await? {
+            Verdict::Accepted => {
+                tracing::info!("accepted");
+                self.pre_empt(vmm_id, envelope.sequence, &command);
+                Ok(())
+            }
+            Verdict::InProgress => Ok(()),
+            Verdict::Answered(result) => Err(result.outcome),
+            Verdict::Superseded(by) => Err(Outcome::Superseded { by }),
+            Verdict::Tombstoned => Err(refused(
+                format!("guest {vmm_id} was deleted; it is never made again"),
+                "tombstone",
+            )),
+            Verdict::Quarantined => Err(refused(
+                format!(
+                    "guest {vmm_id} was found on this host but never accepted by its agent; only deleting it is possible"
+                ),
+                "quarantined (PROTOCOL.md, rule 5)",
+            )),
+        })
+    }
+
+    /// Whether the host's epoch is this one; a newer one is first asked for.
+    async fn epoch_is(&self, wanted: u64) -> bool {
+        let mut epoch = self.epoch.subscribe();
+        if *epoch.borrow() < wanted {
+            self.news.notify_one();
+            tokio::select! {
+                _ = epoch.wait_for(|epoch| *epoch >= wanted) => {}
+                () = self.clock.sleep(EPOCH_PATIENCE) => {}
+            }
+        }
+        *self.epoch.borrow() == wanted
+    }
+
+    fn pre_empt(&self, vmm_id: VmmId, sequence: u64, command: &Command) {
+        if *command != Command::Delete {
+            return;
+        }
+        if let Some((under_way, cancelled)) =
+            self.slots().get(&vmm_id).and_then(|s| s.under_way.as_ref())
+            && *under_way < sequence
+        {
+            tracing::info!(under_way, "pre-empts");
+            cancelled.cancel();
+        }
+    }
+
+    /// Wakes the VMM's worker. Called after each change that may have made work.
+    pub fn wake(self: &Arc<Self>, vmm_id: VmmId) {
+        let mut slots = self.slots();
+        let slot = slots.entry(vmm_id).or_default();
+        if !std::mem::replace(&mut slot.working, true) {
+            let engine = Arc::clone(self);
+            self.spawn(async move { engine.work(vmm_id).await });
+        }
+    }
+
+    /// Wakes every VMM with open commands: at the start, and after the journal's recovery.
+    pub fn wake_all(self: &Arc<Self>) {
+        for record in self.journal.vmms() {
+            if record.next_open().is_some() {
+                self.wake(record.vmm_id);
+            }
+        }
+    }
+
+    /// The worker: until no command is open.
+    async fn work(self: Arc<Self>, vmm_id: VmmId) {
+        let gate = self.vmm_gate(vmm_id);
+        loop {
+            let held = gate.lock().await;
+            let entry = {
+                // Under the lock that wake takes: what is accepted after this look wakes anew.
+                let mut slots = self.slots();
+                let slot = slots.entry(vmm_id).or_default();
+                let record = self.journal.vmm(vmm_id).filter(|_| !slot.lost);
+                match record.as_ref().and_then(|r| r.next_open()) {
+                    Some(entry) => {
+                        slot.under_way = Some((entry.envelope.sequence, CancellationToken::new()));
+                        entry.clone()
+                    }
+                    None => {
+                        slot.working = false;
+                        slot.under_way = None;
+                        return;
+                    }
+                }
+            };
+            let cancelled = self
+                .slots()
+                .get(&vmm_id)
+                .and_then(|slot| slot.under_way.as_ref().map(|(_, token)| token.clone()))
+                .unwrap_or_default();
+            let span = tracing::info_span!(
+                "command",
+                request_id = %entry.envelope.request_id,
+                operation_id = %entry.envelope.operation_id,
+                vmm_id = %vmm_id,
+                method = %entry.envelope.method,
+                sequence = entry.envelope.sequence,
+            );
+            let outcome = self.carry_out(entry, cancelled).instrument(span).await;
+            drop(held);
+            if let Err(error) = outcome {
+                // The entry stays open; whoever repairs the journal wakes us.
+                self.gate.close(Holder::Journal, error.to_string());
+                let mut slots = self.slots();
+                let slot = slots.entry(vmm_id).or_default();
+                slot.working = false;
+                slot.under_way = None;
+                return;
+            }
+        }
+    }
+}

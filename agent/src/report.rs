@@ -1,0 +1,233 @@
+//! Reports: what the agent tells the controller over HTTPS, and what it learns in return.
+//!
+//! One report is under way at a time. Each carries every observation that is not yet
+//! acknowledged. Of the answer, the epoch is made durable before anything else is acted on
+//! (rule 4), and a controller database older than what the agent has seen is refused (rule 5):
+//! then nothing of its answer is believed, and the gate closes.
+
+use crate::engine::Engine;
+use crate::gate::Holder;
+use crate::journal::JournalError;
+use crate::link::{Controller, LinkError};
+use crate::record::{HostRecord, VmmRecord};
+use berth_rpc::kill_point;
+use berth_rpc_types::link::{SyncReply, SyncRequest};
+use berth_rpc_types::{Capacity, VmmId};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// Pokes closer together than this share a report.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Tells and learns. See the module's words.
+pub(crate) struct Reporter {
+    pub engine: Arc<Engine>,
+    pub controller: Arc<dyn Controller>,
+    pub hostname: String,
+    pub address: String,
+    pub interval: Duration,
+    pub accept_lineage: Option<String>,
+    /// Revision of the network document that was last applied.
+    pub applied_networks: AtomicU64,
+    pub one_at_a_time: Mutex<()>,
+}
+
+/// Why a report came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReportError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Reporter {
+    /// Reports at each change and each interval until the agent ends.
+    pub async fn run(self: Arc<Self>) {
+        let engine = &self.engine;
+        loop {
+            tokio::select! {
+                () = engine.news.notified() => engine.clock.sleep(SHORTEST_INTERVAL).await,
+                () = engine.clock.sleep(self.interval) => {}
+            }
+            match self.report(false).await {
+                Ok(reply) => {
+                    // Removing takes as long as it takes; reports go on meanwhile.
+                    let engine = Arc::clone(engine);
+                    let lost = reply.lost;
+                    self.engine
+                        .spawn(async move { lose_all(&engine, &lost).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "report failed; the next one says it again");
+                    engine
+                        .clock
+                        .sleep(jittered(engine, Duration::from_secs(1)))
+                        .await;
+                }
+            }
+        }
+    }
+
+    /// The first report after the start: tried until it succeeds.
+    ///
+    /// # Errors
+    /// Only if the journal cannot be written.
+    pub async fn first(&self) -> Result<SyncReply, JournalError> {
+        let mut back_off = Duration::from_millis(200);
+        loop {
+            match self.report(true).await {
+                Ok(reply) => return Ok(reply),
+                Err(ReportError::Journal(error)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "the controller does not answer yet; guests run on")
+                }
+            }
+            self.engine
+                .clock
+                .sleep(jittered(&self.engine, back_off))
+                .await;
+            back_off = (back_off * 2).min(self.interval);
+        }
+    }
+
+    /// Reports once, and folds in everything of the answer but the losses, which are the
+    /// caller's to remove.
+    pub async fn report(&self, starting: bool) -> Result<SyncReply, ReportError> {
+        let _one = self.one_at_a_time.lock().await;
+        let engine = &self.engine;
+        let host = engine.journal.host();
+        let vmms = engine.journal.vmms();
+        let tell = |record: &Arc<VmmRecord>| match starting {
+            true => Some(record.observation()),
+            false => record.unacknowledged(),
+        };
+        let request = SyncRequest {
+            host_id: engine.host_id,
+            hostname: self.hostname.clone(),
+            address: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            starting,
+            epoch: host.epoch,
+            lineage: host.lineage.clone(),
+            lineage_counter: host.lineage_counter,
+            capacity: self.capacity().await,
+            observations: vmms.iter().filter_map(tell).collect(),
+        };
+        let reply = self.controller.sync(request).await?;
+        self.fold(&host, &reply).await?;
+        Ok(reply)
+    }
+
+    async fn capacity(&self) -> Capacity {
+        self.engine.driver.capacity().await.unwrap_or_else(|error| {
+            // A host that cannot say what it has offers nothing.
+            tracing::error!(%error, "capacity not read");
+            Capacity {
+                driver: self.engine.driver.kind().into(),
+                ..Capacity::default()
+            }
+        })
+    }
+
+    async fn fold(&self, host: &HostRecord, reply: &SyncReply) -> Result<(), ReportError> {
+        let engine = &self.engine;
+        if let Some(reason) = self.refusal(host, reply) {
+            engine.gate.close(Holder::Lineage, reason.clone());
+            return Err(ReportError::Refused(reason));
+        }
+        let learnt = HostRecord {
+            // An epoch never falls within a lineage.
+            epoch: reply.epoch,
+            lineage: Some(reply.lineage.clone()),
+            lineage_counter: reply.lineage_counter,
+        };
+        engine.journal.update_host(|host| *host = learnt).await?;
+        kill_point!("agent.epoch.stored");
+        engine.epoch.send_replace(reply.epoch);
+        engine.gate.open(Holder::Lineage);
+        for (vmm_id, number) in &reply.acknowledged {
+            if engine
+                .journal
+                .vmm(*vmm_id)
+                .is_some_and(|r| r.acknowledged < *number)
+            {
+                let acknowledge = |record: &mut VmmRecord| {
+                    record.acknowledged =
+                        record.acknowledged.max((*number).min(record.observation));
+                };
+                engine.journal.update(*vmm_id, acknowledge).await?;
+            }
+        }
+        for vmm_id in &reply.forget {
+            let is_over = |r: Arc<VmmRecord>| {
+                r.tombstone && r.next_open().is_none() && r.unconfirmed().next().is_none()
+            };
+            if engine.journal.vmm(*vmm_id).is_some_and(is_over) {
+                engine.journal.forget(*vmm_id).await?;
+            }
+        }
+        if reply.network_revision != self.applied_networks.load(Ordering::Acquire) {
+            self.apply_networks().await;
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, host: &HostRecord, reply: &SyncReply) -> Option<String> {
+        if let Some(reason) = &reply.refused {
+            return Some(format!("the controller refuses this host: {reason}"));
+        }
+        if self.accept_lineage.as_ref() == Some(&reply.lineage) {
+            return None;
+        }
+        let known = host.lineage.as_ref()?;
+        let knob = format!("if it is right, set accept_lineage = {:?}", reply.lineage);
+        if *known != reply.lineage {
+            return Some(format!(
+                "the controller's database is {}, but this host's guests belong to {known}; {knob}",
+                reply.lineage
+            ));
+        }
+        (reply.lineage_counter < host.lineage_counter || reply.epoch < host.epoch).then(|| {
+            format!(
+                "the controller's database is older (counter {}, epoch {}) than what this host has seen (counter {}, epoch {}); {knob}",
+                reply.lineage_counter, reply.epoch, host.lineage_counter, host.epoch
+            )
+        })
+    }
+
+    /// A failure is told and tried again at the next report, since the revision still differs.
+    async fn apply_networks(&self) {
+        let document = match self.controller.networks().await {
+            Ok(document) => document,
+            Err(error) => return tracing::warn!(%error, "network document not fetched"),
+        };
+        let revision = document.revision;
+        match self.engine.driver.apply_networks(document).await {
+            Ok(()) => {
+                self.applied_networks.store(revision, Ordering::Release);
+                tracing::debug!(revision, "networks are as the controller wants them");
+            }
+            Err(error) => tracing::error!(revision, %error, ?error, "networks not applied"),
+        }
+    }
+}
+
+/// Removes what the controller has given away.
+pub(crate) async fn lose_all(engine: &Arc<Engine>, lost: &[VmmId]) {
+    for vmm_id in lost {
+        if let Err(error) = engine.lose(*vmm_id).await {
+            engine.gate.close(Holder::Journal, error.to_string());
+        }
+    }
+}
+
+/// Between half of it and one and a half, so that a thousand agents do not come together.
+fn jittered(engine: &Engine, duration: Duration) -> Duration {
+    let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    duration / 2 + Duration::from_millis(engine.rng.below(whole))
+}
