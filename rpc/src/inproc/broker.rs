@@ -39,6 +39,7 @@ pub(super) struct Question {
 
 struct Subscriber {
     id: u64,
+    client: u64,
     prefetch: usize,
     unacked: BTreeMap<u64, Message>,
     /// Bounded by `prefetch`.
@@ -58,10 +59,32 @@ struct Queue {
 pub(super) struct Broker {
     queues: BTreeMap<Address, Queue>,
     last_tag: u64,
+    last_client: u64,
     last_subscriber: u64,
 }
 
 impl Broker {
+    /// A number for a client, by which its consumers are known.
+    pub(super) fn connect(&mut self) -> u64 {
+        self.last_client += 1;
+        self.last_client
+    }
+
+    /// The client is gone, and all its consumers with it.
+    pub(super) fn disconnect(&mut self, client: u64) {
+        let gone: Vec<(Address, u64)> = self
+            .queues
+            .iter()
+            .flat_map(|(address, queue)| {
+                let its = queue.subscribers.iter().filter(|s| s.client == client);
+                its.map(|s| (*address, s.id))
+            })
+            .collect();
+        for (address, id) in gone {
+            self.unsubscribe(address, id);
+        }
+    }
+
     pub(super) fn declare(&mut self, address: Address) {
         self.queues.entry(address).or_default();
     }
@@ -88,6 +111,7 @@ impl Broker {
 
     pub(super) fn subscribe(
         &mut self,
+        client: u64,
         address: Address,
         prefetch: u16,
     ) -> (u64, mpsc::UnboundedReceiver<Handed>) {
@@ -96,6 +120,7 @@ impl Broker {
         let id = self.last_subscriber;
         let subscriber = Subscriber {
             id,
+            client,
             prefetch: usize::from(prefetch.max(1)),
             unacked: BTreeMap::new(),
             hand,

@@ -21,13 +21,24 @@ const SERVED_READS: usize = 64;
 
 pub(super) struct Endpoint {
     hub: Arc<Hub>,
+    client: u64,
     closed: CancellationToken,
 }
 
 impl Endpoint {
     pub(super) fn open(hub: Arc<Hub>) -> Arc<dyn Transport> {
         let closed = CancellationToken::new();
-        Arc::new(Self { hub, closed })
+        let client = hub.broker().connect();
+        Arc::new(Self {
+            hub,
+            client,
+            closed,
+        })
+    }
+
+    fn end(&self) {
+        self.closed.cancel();
+        self.hub.broker().disconnect(self.client);
     }
 
     fn check_open(&self) -> Result<(), RpcError> {
@@ -142,7 +153,7 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        self.closed.cancel();
+        self.end();
     }
 }
 
@@ -171,7 +182,10 @@ impl Transport for Endpoint {
     ) -> BoxFuture<'_, Result<Box<dyn Consumer>, RpcError>> {
         Box::pin(async move {
             self.check_open()?;
-            let (id, hands) = self.hub.broker().subscribe(address, options.prefetch);
+            let (id, hands) = self
+                .hub
+                .broker()
+                .subscribe(self.client, address, options.prefetch);
             let hub = Arc::clone(&self.hub);
             let closed = self.closed.clone();
             let consumer = InProcessConsumer {
@@ -235,7 +249,7 @@ impl Transport for Endpoint {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async move { self.closed.cancel() })
+        Box::pin(async move { self.end() })
     }
 }
 
@@ -256,8 +270,6 @@ impl Consumer for InProcessConsumer {
                 handed = self.hands.recv() => handed,
             };
             let Some(Handed { tag, message }) = handed else {
-                // At once, not when the consumer is dropped: another may wait for its turn.
-                self.hub.broker().unsubscribe(self.address, self.id);
                 return None;
             };
             let hub = Arc::clone(&self.hub);
