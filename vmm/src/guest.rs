@@ -114,11 +114,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Builds the machine, loads the guest and lets it run.
+    /// Builds the machine, loads the guest and lets it run. The devices are taken out of the plan
+    /// last, so that a plan whose kernel or memory is wrong can be corrected.
     ///
     /// # Errors
     /// If the host refuses anything, or a file is not what it should be.
-    pub fn start(plan: GuestPlan, surroundings: Surroundings) -> Result<Guest, GuestError> {
+    pub fn start(plan: &mut GuestPlan, surroundings: Surroundings) -> Result<Guest, GuestError> {
+        let slots: Vec<_> = plan.devices.iter().map(Device::slot).collect();
         let vm = Arc::new(Vm::create(KVM_TSS)?);
         let supported = vm.supported_cpuid()?;
         let deadline = vm.caps().has("tsc_deadline_timer");
@@ -128,7 +130,7 @@ impl Guest {
             plan.memory,
             plan.topology,
             CpuModel { cpuid: model },
-            &plan.slots,
+            &slots,
         )?);
         let preparing = vcpu::prepare(VcpuSetup {
             vm: Arc::clone(&vm),
@@ -155,7 +157,7 @@ impl Guest {
         let virtio = machine
             .slots
             .iter()
-            .zip(plan.devices)
+            .zip(plan.devices.drain(..))
             .map(|(slot, device)| connect(&vm, slot, device, &memory))
             .collect::<Result<Vec<_>, _>>()?;
         let bus = Arc::new(Bus::new(
@@ -288,8 +290,8 @@ fn connect(
 ) -> Result<Transport, GuestError> {
     let line: Arc<dyn IrqLine> = Arc::new(irq(vm, slot.gsi, &slot.id)?);
     let device: Box<dyn VirtioDevice<DirtyBitmap>> = match device {
-        Device::Block(block) => Box::new(block),
-        Device::Net(net) => Box::new(net),
+        Device::Block(_, block) => Box::new(block),
+        Device::Net(_, net) => Box::new(net),
     };
     let host = |source| GuestError::Host { id: slot.id.clone(), source };
     let transport = MmioTransport::new(device, memory.clone(), line).map_err(host)?;

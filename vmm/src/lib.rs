@@ -37,3 +37,15 @@ pub mod memory;
 pub mod guest;
 pub mod inherited;
 pub mod resources;
+// How it is asked for.
+pub mod action;
+pub mod api;
+pub mod driver;
+pub mod launch;
+// The process around it.
+pub mod cli;
+pub mod log;
+pub mod metrics;
+pub mod signals;
+pub mod status;
+pub mod terminal;

@@ -119,12 +119,22 @@ pub struct Resources {
     serial: Option<api::Serial>,
 }
 
-/// A device, ready to be put on a transport.
+/// A device, ready to be put on a transport, and the configuration that it was made of.
 pub enum Device {
     /// A disk.
-    Block(Block<DirtyBitmap>),
+    Block(api::Drive, Block<DirtyBitmap>),
     /// An interface.
-    Net(Net<DirtyBitmap>),
+    Net(api::NetworkInterface, Net<DirtyBitmap>),
+}
+
+impl Device {
+    /// The slot that the device takes.
+    pub fn slot(&self) -> (String, SlotKind) {
+        match self {
+            Device::Block(config, _) => (config.drive_id.clone(), SlotKind::Block),
+            Device::Net(config, _) => (config.iface_id.clone(), SlotKind::Net),
+        }
+    }
 }
 
 /// Everything that a guest is made of.
@@ -141,9 +151,7 @@ pub struct GuestPlan {
     pub log_dirty: bool,
     /// How the vCPUs are grouped.
     pub topology: Topology,
-    /// The slots to be, in order.
-    pub slots: Vec<(String, SlotKind)>,
-    /// The devices, in the order of the slots.
+    /// The devices, in the order of their slots. Taken out when they are put on the bus.
     pub devices: Vec<Device>,
     /// Where the console goes.
     pub serial: Option<api::Serial>,
@@ -378,16 +386,8 @@ impl Resources {
         let boot_args = boot.config.boot_args.as_deref().unwrap_or(DEFAULT_BOOT_ARGS);
         let cmdline = cmdline::build(boot_args, root)?;
         let Some(boot) = self.boot.take() else { return Ok(None) };
-        let mut slots = Vec::new();
-        let mut devices = Vec::new();
-        for drive in self.drives.drain(..) {
-            slots.push((drive.config.drive_id, SlotKind::Block));
-            devices.push(Device::Block(drive.device));
-        }
-        for net in self.nets.drain(..) {
-            slots.push((net.config.iface_id, SlotKind::Net));
-            devices.push(Device::Net(net.device));
-        }
+        let drives = self.drives.drain(..).map(|drive| Device::Block(drive.config, drive.device));
+        let nets = self.nets.drain(..).map(|net| Device::Net(net.config, net.device));
         Ok(Some(GuestPlan {
             boot,
             cmdline,
@@ -395,10 +395,20 @@ impl Resources {
             backing: self.machine.huge_pages.into(),
             log_dirty: self.machine.track_dirty_pages,
             topology: Topology::one_socket(self.machine.vcpu_count, self.machine.smt),
-            slots,
-            devices,
+            devices: drives.chain(nets).collect(),
             serial: self.serial.clone(),
         }))
+    }
+
+    /// Takes back a plan that did not start, so that it can be corrected and started again.
+    pub fn put_back(&mut self, plan: GuestPlan) {
+        self.boot = Some(plan.boot);
+        for device in plan.devices {
+            match device {
+                Device::Block(config, device) => self.drives.push(DriveEntry { config, device }),
+                Device::Net(config, device) => self.nets.push(NetEntry { config, device }),
+            }
+        }
     }
 }
 

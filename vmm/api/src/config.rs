@@ -127,10 +127,11 @@ impl MachineConfigUpdate {
 /// What a guest's FLUSH does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheType {
-    /// FLUSH is not offered to the guest (Firecracker's default).
+    /// FLUSH is answered and not done: fast, and a crash of the host loses data that the guest
+    /// believes safe (Firecracker's default).
     #[default]
     Unsafe,
-    /// FLUSH is offered and is an fdatasync.
+    /// FLUSH makes answered writes durable.
     Writeback,
 }
 

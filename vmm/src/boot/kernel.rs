@@ -78,6 +78,9 @@ impl Kernel {
     }
 }
 
+/// Where a bzImage has its setup header.
+const HEADER_START: usize = 0x1F1;
+
 /// Loads a kernel into guest memory.
 ///
 /// # Errors
@@ -87,7 +90,8 @@ pub fn load(
     map: &AddressMap,
     file: &File,
 ) -> Result<Kernel, KernelError> {
-    let mut head = [0; 0x264];
+    // As far as a bzImage's setup header reaches.
+    let mut head = [0; HEADER_START + size_of::<setup_header>()];
     let got = read_head(file, &mut head)?;
     let kernel = if got >= 64 && head.starts_with(b"\x7fELF") {
         load_elf(memory, &head, &mut Source(file))?
@@ -147,7 +151,7 @@ fn load_bzimage(
 ) -> Result<Kernel, KernelError> {
     const XLF_KERNEL_64: u16 = 1;
     const ENTRY_64: u64 = 0x200;
-    let header = setup_header::from_slice(&head[0x1F1..0x1F1 + size_of::<setup_header>()])
+    let header = setup_header::from_slice(&head[HEADER_START..])
         .copied()
         .ok_or_else(|| KernelError::Corrupt("its setup header cannot be read".to_owned()))?;
     let xloadflags = header.xloadflags;

@@ -55,7 +55,7 @@ pub fn model(
             }
             0x8000_0008 if amd => {
                 // NC: threads in the package less one; ApicIdCoreIdSize: their bits.
-                leaf.ecx = leaf.ecx & !0xF0FF
+                leaf.ecx = leaf.ecx & !0xFFFF
                     | shared.saturating_sub(1).min(255)
                     | topology.socket_shift() << 12;
             }

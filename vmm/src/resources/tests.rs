@@ -145,7 +145,10 @@ fn a_plan_has_the_disks_first_and_the_whole_command_line() {
         })
         .unwrap();
     resources.put_drive(disk.drive("root", true)).unwrap();
+    let before = resources.full_config();
     let plan = resources.take_plan().unwrap().unwrap();
     assert_eq!(plan.cmdline, "console=ttyS0 pci=off root=/dev/vda rw");
-    assert_eq!(plan.slots, [("root".to_owned(), SlotKind::Block)]);
+    assert_eq!(plan.devices[0].slot(), ("root".to_owned(), SlotKind::Block));
+    resources.put_back(plan);
+    assert_eq!(resources.full_config(), before);
 }
