@@ -28,6 +28,7 @@ use crate::client::{Client, Output};
 use crate::images::Images;
 use crate::net::TestNet;
 use crate::process::{self, Child};
+use crate::scratch;
 
 /// A boot takes 4 s; a machine that builds at the same time can need ten times that.
 const BOOT_PATIENCE: Duration = Duration::from_secs(120);
@@ -102,7 +103,7 @@ impl Builder {
 
     fn switch_on(self) -> Result<EmulatedHost> {
         let images = Images::get()?;
-        let dir = tempfile::Builder::new().prefix("berth-host-").tempdir()?;
+        let dir = scratch::folder("host")?;
         let stage = dir.path().join("stage");
         stage_file(
             &stage,
@@ -182,7 +183,31 @@ impl EmulatedHost {
     /// # Errors
     /// If the command cannot be started, takes too long (it is killed then), or the host dies.
     pub fn run(&self, argv: &[&str], patience: Duration) -> Result<Output> {
-        self.client()?.run(argv, &[], patience)
+        self.run_with_input(argv, &[], patience)
+    }
+
+    /// Runs a command as [`EmulatedHost::run`] does, with `input` on its standard input.
+    ///
+    /// # Errors
+    /// As [`EmulatedHost::run`].
+    pub fn run_with_input(
+        &self,
+        argv: &[&str],
+        input: &[u8],
+        patience: Duration,
+    ) -> Result<Output> {
+        self.client()?.run(argv, input, patience).map_err(|error| {
+            // QEMU's SVM fails now and then: that is told apart from what the test is about.
+            let console = self.console();
+            match console.find("Kernel panic") {
+                Some(at) => error.context(format!(
+                    "the emulated host {} panicked, which is a failure of the rig:\n{}",
+                    self.name(),
+                    console[at..].chars().take(2000).collect::<String>()
+                )),
+                None => error,
+            }
+        })
     }
 
     /// Runs a shell script for at most a minute and gives its standard output.
@@ -240,7 +265,7 @@ impl EmulatedHost {
     /// What the host's shell says.
     pub fn put(&self, path: &str, content: &[u8]) -> Result<()> {
         let argv = ["/bin/sh", "-c", r#"mkdir -p "${0%/*}" && cat > "$0""#, path];
-        let output = self.client()?.run(&argv, content, BOOT_PATIENCE)?;
+        let output = self.run_with_input(&argv, content, BOOT_PATIENCE)?;
         if !output.success() {
             bail!(
                 "on {}: cannot write {path}: {}",

@@ -7,12 +7,13 @@
 //!   [`client`] and [`channel`] are how they are talked to, [`images`] what they boot.
 //! - [`net`]: several hosts, and the test, on one network in a namespace of its own.
 //! - [`rabbit`], [`postgres`]: Debian's RabbitMQ and PostgreSQL, private, with `kill -9`.
-//! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports;
+//! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports; [`scratch`]: folders;
 //!   [`binaries`]: the programs under test; [`skip!`]: tests that cannot run here.
 
 pub mod binaries;
 pub mod ports;
 pub mod process;
+pub mod scratch;
 pub mod skip;
 
 pub mod postgres;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::ports::free_port;
 use crate::process::{self, Child};
+use crate::scratch;
 
 /// The database that tests get; a server has room for others (`createdb`).
 const DATABASE: &str = "berth";
@@ -43,9 +44,7 @@ impl PrivatePostgres {
     /// # Errors
     /// If the package is missing or the server does not come up; the message has its log.
     pub fn start() -> Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix("berth-postgres-")
-            .tempdir()?;
+        let dir = scratch::folder("postgres")?;
         let user = unprivileged_user()?;
         if let Some((uid, gid)) = user {
             chown(dir.path(), Some(uid), Some(gid))?;

@@ -25,6 +25,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::scratch;
+
 /// A request to the forking thread.
 struct Fork {
     command: Command,
@@ -210,7 +212,7 @@ impl Drop for Child {
 /// If it cannot be started or takes longer (then it is killed).
 pub fn run(mut command: Command, patience: Duration) -> Result<Output> {
     let shown = format!("{command:?}");
-    let dir = tempfile::tempdir()?;
+    let dir = scratch::folder("run")?;
     let (out, err) = (dir.path().join("out"), dir.path().join("err"));
     command
         .stdin(Stdio::null())

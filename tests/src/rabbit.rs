@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::ports::free_port;
 use crate::process::{self, Child};
+use crate::scratch;
 
 /// Debian's wrappers in /usr/sbin run only as root or `rabbitmq` and know only the system's
 /// broker; the scripts that they wrap run as anybody.
@@ -79,7 +80,7 @@ impl PrivateRabbit {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("berth{}x{number}@localhost", std::process::id());
-        let dir = tempfile::Builder::new().prefix("berth-rabbit-").tempdir()?;
+        let dir = scratch::folder("rabbit")?;
         let local = Ipv4Addr::LOCALHOST.into();
         let (epmd_port, dist_port) = (free_port(local)?, free_port(local)?);
         let addr = SocketAddr::new(ip, free_port(ip)?);

@@ -4,8 +4,11 @@
 
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use berth_tests::postgres::PrivatePostgres;
+use berth_tests::process::{Child, run, wait_until};
 use berth_tests::rabbit::PrivateRabbit;
 
 #[test]
@@ -76,4 +79,52 @@ fn processes_that_mention(dir: &std::path::Path) -> Vec<String> {
         .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("cmdline")).ok())
         .filter(|line| line.contains(&*dir))
         .collect()
+}
+
+#[test]
+fn killing_the_test_process_takes_its_services_along_and_the_next_one_sweeps_their_files() {
+    const VICTIM: &str = "BERTH_TEST_VICTIM";
+    if let Some(report) = std::env::var_os(VICTIM) {
+        // This is the process to be killed: it says what it made, and waits.
+        let postgres = PrivatePostgres::start().unwrap();
+        std::fs::write(report, postgres.dir().to_str().unwrap()).unwrap();
+        std::thread::sleep(Duration::from_secs(120));
+        panic!("nobody killed this process");
+    }
+    let here = tempfile::tempdir().unwrap();
+    let report = here.path().join("report");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        "killing_the_test_process_takes_its_services_along_and_the_next_one_sweeps_their_files",
+    ]);
+    command.env(VICTIM, &report);
+    let mut victim = Child::spawn("victim", command, &here.path().join("log")).unwrap();
+    let told = wait_until(Duration::from_secs(120), || {
+        victim.check_alive()?;
+        Ok(std::fs::read_to_string(&report)
+            .ok()
+            .filter(|dir| !dir.is_empty()))
+    });
+    let dir = PathBuf::from(told.unwrap().expect("the victim reports in time"));
+    assert!(!processes_that_mention(&dir).is_empty());
+
+    victim.kill9().unwrap();
+    let gone = wait_until(Duration::from_secs(20), || {
+        Ok(processes_that_mention(&dir).is_empty().then_some(()))
+    });
+    assert!(
+        gone.unwrap().is_some(),
+        "still there: {:?}",
+        processes_that_mention(&dir)
+    );
+    // Another process sweeps when it makes its first folder; this one has done so already.
+    let mut sweeper = Command::new(std::env::current_exe().unwrap());
+    sweeper.args([
+        "--exact",
+        "postgresql_keeps_what_it_committed_across_kill_9_and_leaves_nothing_behind",
+    ]);
+    let swept = run(sweeper, Duration::from_secs(120)).unwrap();
+    assert!(swept.status.success());
+    assert!(!dir.exists());
 }
