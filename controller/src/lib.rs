@@ -17,5 +17,7 @@ pub mod api;
 pub mod compute;
 pub mod config;
 pub mod identity;
+pub mod image;
+pub mod network;
 pub mod store;
 pub mod workflow;

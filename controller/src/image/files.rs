@@ -1,0 +1,321 @@
+//! Image files: written whole or not at all.
+//!
+//! Bytes come by a bounded channel to one blocking thread, which writes and hashes them. The
+//! file is fsynced, renamed to the image's id, and its directory fsynced, before anybody is
+//! told that it is there. A process that dies leaves at most a part file, which [`sweep`]
+//! removes when it is old.
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use md5::Md5;
+use sha2::{Digest as _, Sha256, Sha512};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+/// Why an upload failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The disk.
+    #[error("writing {path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// More than the operator allows.
+    #[error("the image is larger than {0} bytes, the limit that max_image_bytes sets")]
+    TooLarge(u64),
+    /// The connection ended before the body did.
+    #[error("the upload was cut short after {received} bytes: {reason}")]
+    CutShort {
+        /// Bytes that came.
+        received: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The writing thread ended early.
+    #[error("the upload's writer stopped: {0}")]
+    Stopped(String),
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes.
+    pub size: u64,
+    /// Lower-case hex.
+    pub md5: String,
+    /// Lower-case hex.
+    pub sha256: String,
+    /// Lower-case hex.
+    pub sha512: String,
+}
+
+/// Where an image's file is.
+pub fn path(directory: &Path, id: Uuid) -> PathBuf {
+    directory.join(id.to_string())
+}
+
+/// A part file, removed when dropped unless it was put in its place.
+#[derive(Debug)]
+pub struct PartFile {
+    path: PathBuf,
+    directory: PathBuf,
+    /// What is in it.
+    pub written: Written,
+}
+
+impl PartFile {
+    /// Gives the file its image's name, durably.
+    ///
+    /// # Errors
+    /// [`UploadError::Io`].
+    pub async fn put(self, id: Uuid) -> Result<Written, UploadError> {
+        let target = path(&self.directory, id);
+        let from = self.path.clone();
+        let directory = self.directory.clone();
+        let shown = target.display().to_string();
+        tokio::task::spawn_blocking(move || {
+            std::fs::rename(&from, &target)?;
+            File::open(&directory)?.sync_all()
+        })
+        .await
+        .map_err(|e| UploadError::Stopped(e.to_string()))?
+        .map_err(|source| UploadError::Io {
+            path: shown,
+            source,
+        })?;
+        Ok(self.written.clone())
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        // After `put` there is nothing by this name.
+        drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// Writes a body to a part file in `directory`, hashing it.
+///
+/// # Errors
+/// [`UploadError`]; nothing is left then.
+pub async fn receive<S, E>(
+    directory: &Path,
+    unique: Uuid,
+    limit: u64,
+    mut body: S,
+) -> Result<PartFile, UploadError>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: std::fmt::Display,
+{
+    let part = directory.join(format!("{unique}.part"));
+    let (sender, receiver) = mpsc::channel::<Bytes>(16);
+    let writer = {
+        let (directory, part) = (directory.to_owned(), part.clone());
+        tokio::task::spawn_blocking(move || write(&directory, &part, receiver))
+    };
+    let mut received = 0_u64;
+    let mut failure = None;
+    while let Some(chunk) = body.next().await {
+        match chunk {
+            Ok(chunk) => {
+                received += chunk.len() as u64;
+                if received > limit {
+                    failure = Some(UploadError::TooLarge(limit));
+                    break;
+                }
+                if sender.send(chunk).await.is_err() {
+                    break; // the writer failed, and says why below
+                }
+            }
+            Err(error) => {
+                failure = Some(UploadError::CutShort {
+                    received,
+                    reason: error.to_string(),
+                });
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let written = writer
+        .await
+        .map_err(|e| UploadError::Stopped(e.to_string()))?;
+    let shown = part.display().to_string();
+    let file = PartFile {
+        path: part,
+        directory: directory.to_owned(),
+        written: written.map_err(|source| UploadError::Io {
+            path: shown,
+            source,
+        })?,
+    };
+    match failure {
+        Some(failure) => Err(failure),
+        None => Ok(file),
+    }
+}
+
+fn write(
+    directory: &Path,
+    part: &Path,
+    mut chunks: mpsc::Receiver<Bytes>,
+) -> std::io::Result<Written> {
+    std::fs::create_dir_all(directory)?;
+    let mut write_all = || {
+        let mut file = File::create_new(part)?;
+        let (mut md5, mut sha256, mut sha512) = (Md5::new(), Sha256::new(), Sha512::new());
+        let mut size = 0_u64;
+        while let Some(chunk) = chunks.blocking_recv() {
+            file.write_all(&chunk)?;
+            md5.update(&chunk);
+            sha256.update(&chunk);
+            sha512.update(&chunk);
+            size += chunk.len() as u64;
+        }
+        file.sync_all()?;
+        Ok(Written {
+            size,
+            md5: hex::encode(md5.finalize()),
+            sha256: hex::encode(sha256.finalize()),
+            sha512: hex::encode(sha512.finalize()),
+        })
+    };
+    let result = write_all();
+    if result.is_err() {
+        drop(std::fs::remove_file(part));
+    }
+    result
+}
+
+/// Removes an image's file; one that is not there is fine.
+///
+/// # Errors
+/// The system's.
+pub async fn remove(directory: &Path, id: Uuid) -> std::io::Result<()> {
+    match tokio::fs::remove_file(path(directory, id)).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what killed processes left: part files that nobody has written to for a day, and
+/// whole files older than an hour that `known` says no image has. Returns their names.
+///
+/// # Errors
+/// The system's.
+pub fn sweep(
+    directory: &Path,
+    now: SystemTime,
+    known: impl Fn(Uuid) -> bool,
+) -> std::io::Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(removed),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let age = now
+            .duration_since(entry.metadata()?.modified()?)
+            .unwrap_or_default();
+        let stale = match (name.strip_suffix(".part"), Uuid::parse_str(&name)) {
+            (Some(_), _) => age > Duration::from_secs(24 * 3600),
+            (None, Ok(id)) => age > Duration::from_secs(3600) && !known(id),
+            _ => false, // not ours
+        };
+        if stale {
+            std::fs::remove_file(entry.path())?;
+            removed.push(name);
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use futures::stream;
+
+    type Chunk = Result<Bytes, String>;
+
+    fn directory() -> PathBuf {
+        let path = std::env::temp_dir().join(format!("berth-files-{}", Uuid::new_v4()));
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_whole_and_its_hashes_are_right() {
+        let directory = directory();
+        let chunks: Vec<Chunk> = vec![Ok("ab".into()), Ok("c".into())];
+        let part = receive(&directory, Uuid::new_v4(), 100, stream::iter(chunks))
+            .await
+            .unwrap();
+        let id = Uuid::new_v4();
+        let written = part.put(id).await.unwrap();
+        assert_eq!(std::fs::read(path(&directory, id)).unwrap(), b"abc");
+        assert_eq!(written.size, 3);
+        assert_eq!(written.md5, "900150983cd24fb0d6963f7d28e17f72");
+        assert!(written.sha256.starts_with("ba7816bf8f01cfea"));
+        assert!(written.sha512.starts_with("ddaf35a193617aba"));
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_upload_too_large_or_cut_short_leaves_nothing() {
+        let directory = directory();
+        let large: Vec<Chunk> = vec![Ok("abc".into()), Ok("d".into())];
+        let error = receive(&directory, Uuid::new_v4(), 3, stream::iter(large))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, UploadError::TooLarge(3)));
+        let cut: Vec<Chunk> = vec![Ok("abc".into()), Err("reset".into())];
+        let error = receive(&directory, Uuid::new_v4(), 9, stream::iter(cut))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, UploadError::CutShort { received: 3, .. }));
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_sweep_takes_old_orphans_only() {
+        let directory = directory();
+        let (known, orphan) = (Uuid::new_v4(), Uuid::new_v4());
+        for name in [
+            known.to_string(),
+            orphan.to_string(),
+            "x.part".into(),
+            "notes.txt".into(),
+        ] {
+            std::fs::write(directory.join(name), b"x").unwrap();
+        }
+        let later = |hours: u64| SystemTime::now() + Duration::from_secs(hours * 3600);
+        assert!(
+            sweep(&directory, later(0), |id| id == known)
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(
+            sweep(&directory, later(2), |id| id == known).unwrap(),
+            [orphan.to_string()]
+        );
+        assert_eq!(
+            sweep(&directory, later(25), |id| id == known).unwrap(),
+            ["x.part"]
+        );
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
+    }
+}

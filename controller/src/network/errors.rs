@@ -1,0 +1,29 @@
+//! Neutron's refusals.
+
+use crate::api::body::clip;
+use crate::api::{ApiError, Service};
+use axum::http::StatusCode;
+
+pub fn refuse(status: StatusCode, kind: &'static str, message: impl Into<String>) -> ApiError {
+    ApiError::new(Service::Network, status, message).kind(kind)
+}
+
+pub fn invalid(message: impl Into<String>) -> ApiError {
+    refuse(StatusCode::BAD_REQUEST, "InvalidInput", message)
+}
+
+pub fn conflict(kind: &'static str, message: impl Into<String>) -> ApiError {
+    refuse(StatusCode::CONFLICT, kind, message)
+}
+
+pub fn forbidden(message: impl Into<String>) -> ApiError {
+    refuse(StatusCode::FORBIDDEN, "PolicyNotAuthorized", message)
+}
+
+pub fn not_found(kind: &'static str, what: &str, id: &str) -> ApiError {
+    refuse(
+        StatusCode::NOT_FOUND,
+        kind,
+        format!("{what} {} could not be found.", clip(id)),
+    )
+}
