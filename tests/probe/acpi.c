@@ -73,7 +73,7 @@ _Noreturn void acpi_power_off(void)
     struct acpi acpi;
     if (!acpi_find(&acpi))
         fail("no ACPI tables");
-    for (uint32_t i = 36; i + 10 < acpi.dsdt_bytes; i++) {
+    for (uint32_t i = 36; i + 9 <= acpi.dsdt_bytes; i++) {
         const uint8_t *at = acpi.dsdt + i;
         if (!matches(at, "_S5_") || at[4] != 0x12)
             continue;

@@ -1,11 +1,14 @@
 /* Network devices: frames there and back, and a load. */
 #include "probe.h"
 
+#define F_CSUM (1ull << 0)
+#define F_GUEST_CSUM (1ull << 1)
 #define F_MAC (1ull << 5)
 #define F_MTU (1ull << 3)
 #define F_MRG_RXBUF (1ull << 15)
-/* An EtherType for local experiments (IEEE 802): no host's stack answers it. */
-enum { ETHERTYPE = 0x88b5, HEADER = 12, BUFFER = 2048, BUFFERS = 64 };
+/* EtherTypes; EXPERIMENT is IEEE 802's for local use, which no host's stack answers. */
+enum { IPV4 = 0x0800, ARP = 0x0806, EXPERIMENT = 0x88b5 };
+enum { HEADER = 12, BUFFER = 2048, BUFFERS = 64, LONGEST = 65536 };
 
 static uint8_t *rx_buffers;
 
@@ -19,7 +22,10 @@ static struct device *start_net(void)
 {
     struct device *device = device_of(ID_NET, word_number("nic=", 0));
     device->queue[0].interrupts = device->queue[1].interrupts = word_number("irq=", 0);
-    start(device, F_EVENT_IDX | F_MAC | F_MTU | F_MRG_RXBUF, 2);
+    uint64_t features = F_EVENT_IDX | F_MAC | F_MTU | F_MRG_RXBUF;
+    if (word_number("csum=", 0))
+        features |= F_CSUM | F_GUEST_CSUM;
+    start(device, features, 2);
     return device;
 }
 
@@ -38,8 +44,66 @@ static void send(struct queue *tx, uint8_t *frame, uint32_t bytes)
         relax();
 }
 
-/* mode=net: sends one frame that says hello, then sends n= frames of our EtherType back, their
- * addresses swapped; frames of other kinds are passed over. */
+static void swap(uint8_t *a, uint8_t *b, uint32_t bytes)
+{
+    while (bytes--) {
+        uint8_t byte = *a;
+        *a++ = *b;
+        *b++ = byte;
+    }
+}
+
+/* Makes an answer of the frame in place: ARP says that every address is ours, UDP goes back to
+ * where it came from (sums do not change when addresses and ports trade places, so that a checksum
+ * that the host left open stays as open as it was). False: nothing to answer. */
+static bool answer(uint8_t *frame, uint32_t bytes, const uint8_t *mac, bool *is_udp)
+{
+    uint16_t type = frame[12] << 8 | frame[13];
+    uint8_t *packet = frame + 14;
+    *is_udp = false;
+    if (type == ARP && bytes >= 42 && packet[7] == 1) {
+        packet[7] = 2;
+        swap(packet + 8, packet + 18, 10);
+        copy(packet + 8, mac, 6);
+    } else if (type == IPV4 && bytes >= 42 && packet[9] == 17) {
+        uint32_t header = (packet[0] & 15) * 4;
+        bool first_fragment = !(packet[6] & 0x1f) && !packet[7];
+        swap(packet + 12, packet + 16, 4);
+        if (first_fragment)
+            swap(packet + header, packet + header + 2, 2);
+        *is_udp = true;
+    } else {
+        return false;
+    }
+    copy(frame, frame + 6, 6);
+    copy(frame + 6, mac, 6);
+    return true;
+}
+
+/* Takes one frame, with its header, out of however many buffers it came in; its length. */
+static uint32_t receive(struct queue *rx, uint8_t *frame)
+{
+    uint32_t head, len, total = 0;
+    uint16_t parts = 1;
+    for (uint16_t i = 0; i < parts; i++) {
+        while (!used(rx, &head, &len)) {
+            if (i > 0)
+                fail("a frame's buffers did not become visible together");
+            relax();
+        }
+        if (total + len > LONGEST)
+            fail("too long a frame");
+        copy(frame + total, rx_buffers + (uint64_t)head * BUFFER, len);
+        total += len;
+        post(rx, head);
+        if (i == 0)
+            parts = *(uint16_t *)(frame + 10);
+    }
+    kick(rx);
+    return total;
+}
+
+/* mode=net: answers ARP, and sends n= UDP packets back to where they came from. */
 void net(void)
 {
     struct device *device = start_net();
@@ -52,63 +116,37 @@ void net(void)
         out8(0x3f8, "0123456789abcdef"[mac[i] >> 4]), out8(0x3f8, "0123456789abcdef"[mac[i] & 15]);
     put("\nprobe: features ");
     put_hex(device->features);
-    put("\n");
 
     rx_buffers = memory(BUFFERS * BUFFER, 4096);
+    uint8_t *frame = memory(LONGEST, 4096);
     for (uint32_t i = 0; i < BUFFERS; i++)
         post(rx, i);
     kick(rx);
+    put("\nprobe: net ready\n");
 
-    uint8_t *frame = memory(65536 + 64, 4096);
-    fill(frame + HEADER, 0xff, 6);
-    copy(frame + HEADER + 6, mac, 6);
-    frame[HEADER + 12] = ETHERTYPE >> 8;
-    frame[HEADER + 13] = ETHERTYPE & 0xff;
-    copy(frame + HEADER + 14, (const uint8_t *)"hello from the probe", 20);
-    send(tx, frame, 60);
-    put("probe: hello sent\n");
-
-    uint64_t wanted = word_number("n=", 10), echoed = 0, bytes = 0;
+    uint64_t wanted = word_number("n=", 10), echoed = 0, bytes = 0, open_sums = 0;
     while (echoed < wanted) {
-        uint32_t head, len;
-        while (!used(rx, &head, &len))
-            relax();
-        /* A frame in several buffers: they are used one behind the other. */
-        uint8_t *buffer = rx_buffers + (uint64_t)head * BUFFER;
-        uint32_t total = len;
-        uint16_t parts = *(uint16_t *)(buffer + 10);
-        copy(frame, buffer, len);
-        post(rx, head);
-        for (uint16_t i = 1; i < parts; i++) {
-            if (!used(rx, &head, &len))
-                fail("a frame's buffers did not become visible together");
-            if (total + len > 65536)
-                fail("too long a frame");
-            copy(frame + total, rx_buffers + (uint64_t)head * BUFFER, len);
-            total += len;
-            post(rx, head);
-        }
-        kick(rx);
-        if (frame[HEADER + 12] != ETHERTYPE >> 8 || frame[HEADER + 13] != (ETHERTYPE & 0xff))
+        uint32_t total = receive(rx, frame);
+        bool is_udp;
+        if (!answer(frame + HEADER, total - HEADER, mac, &is_udp))
             continue;
-        copy(frame + HEADER, frame + HEADER + 6, 6);
-        copy(frame + HEADER + 6, mac, 6);
-        fill(frame, 0, HEADER);
+        open_sums += is_udp && frame[0] & 1; /* VIRTIO_NET_HDR_F_NEEDS_CSUM */
+        frame[0] &= 1;
         send(tx, frame, total - HEADER);
-        echoed++;
-        bytes += total - HEADER;
+        if (is_udp) {
+            echoed++;
+            bytes += total - HEADER;
+        }
     }
     put("probe: echoed ");
     put_dec(echoed);
-    put(" frames, ");
+    put(" frames of ");
     put_dec(bytes);
-    put(" bytes\n");
-    if (rx->interrupts) {
-        put("probe: interrupts ");
-        put_dec(irq_count[device->irq]);
-        put("\n");
-    }
-    put("probe: net done\n");
+    put(" bytes, checksums open ");
+    put_dec(open_sums);
+    if (rx->interrupts)
+        put(irq_count[device->irq] ? "\nprobe: interrupts came" : "\nprobe: interrupts missing");
+    put("\nprobe: net done\n");
 }
 
 /* mode=netbench: sends n= frames of bs= bytes. */
@@ -122,8 +160,8 @@ void net_bench(void)
     uint8_t *frame = memory(2048, 4096);
     fill(frame + HEADER, 0xff, 6);
     frame[HEADER + 6] = 2;
-    frame[HEADER + 12] = ETHERTYPE >> 8;
-    frame[HEADER + 13] = ETHERTYPE & 0xff;
+    frame[HEADER + 12] = EXPERIMENT >> 8;
+    frame[HEADER + 13] = EXPERIMENT & 0xff;
     for (uint32_t i = 0; i < tx->size; i++)
         tx->desc[i] = (struct desc){ (uint64_t)frame, HEADER + bs, 0, 0 };
     put("probe: begin\n");

@@ -12,12 +12,15 @@
         .set IRQ_VECTOR, 0x40
         .set PORTS, 0x1000
 
-/* PVH (Xen's XEN_ELFNOTE_PHYS32_ENTRY): 8 bytes of entry address, which every loader accepts. */
+/* PVH (Xen's XEN_ELFNOTE_PHYS32_ENTRY): 8 bytes of entry address, which every loader accepts.
+ * Without it, a loader has only the Linux 64-bit entry to choose. */
+#ifndef LINUX_ONLY
         .section .note.pvh, "a", @note
         .align 4
         .long 4, 8, 18
         .asciz "Xen"
         .quad pvh_entry
+#endif
 
         .section .start, "awx", @progbits
 base:

@@ -53,6 +53,16 @@ impl Images {
         self.dir.join("vmlinux")
     }
 
+    /// The kernel's release, as `uname -r` has it.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn kernel_version(&self) -> Result<String> {
+        let path = self.dir.join("kernel-version");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(text.trim().into())
+    }
+
     /// The guest's initial RAM disk: loads virtio's drivers and mounts `root=`.
     #[must_use]
     pub fn guest_initrd(&self) -> PathBuf {

@@ -1,0 +1,203 @@
+//! A stock Debian guest, end to end, without a control plane: `berth-vmm` in an emulated host
+//! boots Debian's own kernel and userland from disk, and the guest is reached from outside.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use berth_tests::host::EmulatedHost;
+use berth_tests::images::Images;
+use berth_tests::net::TestNet;
+use berth_tests::process::{check, wait_until};
+use berth_tests::skip::missing_for_hosts;
+use berth_tests::{binaries, skip};
+use serde_json::json;
+
+/// A boot takes 15 s on two quiet cores, under two emulations; the machine may be busy.
+const BOOT: Duration = Duration::from_secs(240);
+const GUEST_IP: &str = "10.88.0.50";
+const GUEST_MAC: &str = "52:54:00:aa:00:01";
+
+#[test]
+fn stock_debian_boots_to_its_login_prompt_and_is_reached_by_ssh() {
+    if let Some(missing) = missing_for_hosts() {
+        skip!("{missing}");
+    }
+    let images = Images::get().unwrap();
+    let here = tempfile::tempdir().unwrap();
+    let drive = config_drive(here.path());
+    let net = TestNet::new().unwrap();
+    let host = EmulatedHost::builder("compute")
+        .file(
+            binaries::build("berth-vmm", "berth-vmm").unwrap(),
+            "/usr/local/bin/berth-vmm",
+        )
+        .file(images.vmlinux(), "/var/lib/berth/vmlinux")
+        .file(images.guest_initrd(), "/var/lib/berth/initrd")
+        .file(images.guest_root(), "/var/lib/berth/root")
+        .file(drive, "/var/lib/berth/config-drive")
+        .net(&net)
+        .unwrap()
+        .start()
+        .unwrap();
+    // A disk larger than the image: the guest grows into it.
+    host.sh("truncate -s 1G /var/lib/berth/root").unwrap();
+    host.sh("ip tuntap add dev tap0 mode tap && ip link set tap0 master br-provider up")
+        .unwrap();
+    let config = json!({
+        "boot-source": {
+            "kernel_image_path": "/var/lib/berth/vmlinux",
+            "initrd_path": "/var/lib/berth/initrd",
+            "boot_args": images.guest_cmdline().unwrap(),
+        },
+        "machine-config": { "vcpu_count": 2, "mem_size_mib": 512 },
+        "drives": [
+            { "drive_id": "root", "path_on_host": "/var/lib/berth/root", "is_root_device": true, "is_read_only": false },
+            { "drive_id": "config", "path_on_host": "/var/lib/berth/config-drive", "is_root_device": false, "is_read_only": true },
+        ],
+        "network-interfaces": [{ "iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": GUEST_MAC }],
+    });
+    host.put("/root/guest.json", config.to_string().as_bytes())
+        .unwrap();
+
+    let began = Instant::now();
+    let run = "berth-vmm --no-api --config-file /root/guest.json; echo $? > /root/exit-code";
+    host.start_daemon("guest", &["sh", "-c", run]).unwrap();
+    let prompt = wait_until(BOOT, || {
+        let console = String::from_utf8_lossy(&host.get("/var/log/guest.log")?).into_owned();
+        assert!(
+            host.get("/root/exit-code").is_err(),
+            "berth-vmm ended; its output:\n{console}"
+        );
+        Ok(console.contains("guest-one login:").then_some(()))
+    });
+    let console = String::from_utf8_lossy(&host.get("/var/log/guest.log").unwrap()).into_owned();
+    assert!(
+        prompt.unwrap().is_some(),
+        "no login prompt after {BOOT:?}; the console:\n{console}"
+    );
+    eprintln!("login prompt after {:.1} s", began.elapsed().as_secs_f32());
+
+    // What the config drive asked for is there: address, name, key; so is the machine's size.
+    check(command("ping", &["-c", "2", "-W", "10", GUEST_IP]), BOOT).unwrap();
+    let key = here.path().join("key");
+    let ssh = |script: &str| check(ssh_command(&key, script), BOOT);
+    assert_eq!(ssh("hostname; nproc").unwrap(), "guest-one\n2\n");
+    assert_eq!(
+        ssh("uname -r").unwrap().trim(),
+        images.kernel_version().unwrap()
+    );
+    assert_eq!(
+        ssh("cat /sys/class/net/eth0/address").unwrap().trim(),
+        GUEST_MAC
+    );
+    let size: u64 = ssh("df -B1 --output=size / | tail -1")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(
+        size > 900 << 20,
+        "the root did not grow into its disk: {size} bytes"
+    );
+    let user_data = wait_until(BOOT, || Ok(ssh("cat /root/user-data-ran").ok())).unwrap();
+    assert_eq!(user_data.as_deref(), Some("once\n"));
+
+    // The disk works under load, and the guest ends its machine in order.
+    ssh("dd if=/dev/urandom of=/root/file bs=1M count=16 conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; \
+         sha256sum /root/file > /root/sum; echo 3 > /proc/sys/vm/drop_caches; sha256sum -c --quiet /root/sum")
+        .unwrap();
+    // The connection may die before its answer: the exit code below is what counts.
+    let _ = ssh("systemctl poweroff");
+    let ended = wait_until(BOOT, || {
+        Ok(host
+            .get("/root/exit-code")
+            .ok()
+            .filter(|code| !code.is_empty()))
+    });
+    assert_eq!(
+        ended.unwrap().as_deref(),
+        Some(&b"0\n"[..]),
+        "{}",
+        host.sh("tail -c 2000 /var/log/guest.log").unwrap()
+    );
+}
+
+/// Makes a key pair and a config drive with it, in OpenStack's layout; gives the drive's image.
+fn config_drive(dir: &Path) -> std::path::PathBuf {
+    let key = dir.join("key");
+    check(
+        command(
+            "ssh-keygen",
+            &["-q", "-t", "ed25519", "-N", "", "-f", key.to_str().unwrap()],
+        ),
+        BOOT,
+    )
+    .unwrap();
+    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+    let latest = dir.join("drive/openstack/latest");
+    fs::create_dir_all(&latest).unwrap();
+    let meta = json!({
+        "uuid": "83679162-1378-4288-a2d4-70e13ec132aa",
+        "name": "guest-one",
+        "hostname": "guest-one.novalocal",
+        "public_keys": { "mine": public },
+    });
+    let network = json!({
+        "links": [{ "id": "tap0", "type": "phy", "ethernet_mac_address": GUEST_MAC, "mtu": 1500 }],
+        "networks": [{ "id": "network0", "type": "ipv4", "link": "tap0", "ip_address": GUEST_IP,
+            "netmask": "255.255.255.0", "routes": [] }],
+        "services": [],
+    });
+    fs::write(latest.join("meta_data.json"), meta.to_string()).unwrap();
+    fs::write(latest.join("network_data.json"), network.to_string()).unwrap();
+    fs::write(
+        latest.join("user_data"),
+        "#!/bin/sh\necho once >> /root/user-data-ran\n",
+    )
+    .unwrap();
+    let image = dir.join("config-drive");
+    let folder = dir.join("drive");
+    let arguments = [
+        "-as", "mkisofs", "-quiet", "-V", "config-2", "-J", "-R", "-o",
+    ];
+    let mut xorriso = command("xorriso", &arguments);
+    xorriso.arg(&image).arg(folder);
+    check(xorriso, BOOT).unwrap();
+    image
+}
+
+fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+fn ssh_command(key: &Path, script: &str) -> Command {
+    let mut ssh = command(
+        "ssh",
+        &[
+            "-q",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+        ],
+    );
+    ssh.args([
+        "-o",
+        "ConnectTimeout=60",
+        "-o",
+        "ConnectionAttempts=5",
+        "-o",
+        "BatchMode=yes",
+        "-F",
+        "none",
+        "-i",
+    ]);
+    ssh.arg(key).arg(format!("root@{GUEST_IP}")).arg(script);
+    ssh
+}
