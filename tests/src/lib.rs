@@ -5,6 +5,7 @@
 //!
 //! - [`host`]: emulated KVM hosts, with files in, commands, output, exit codes and power cuts;
 //!   [`client`] and [`channel`] are how they are talked to, [`images`] what they boot.
+//! - [`probe`]: a tiny guest in a VMM of its own, on this machine's `/dev/kvm` of any kind.
 //! - [`net`]: several hosts, and the test, on one network in a namespace of its own.
 //! - [`rabbit`], [`postgres`]: Debian's RabbitMQ and PostgreSQL, private, with `kill -9`.
 //! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports; [`scratch`]: folders;
@@ -24,3 +25,4 @@ pub mod client;
 pub mod host;
 pub mod images;
 pub mod net;
+pub mod probe;
