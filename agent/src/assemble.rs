@@ -1,6 +1,7 @@
 //! An agent from its options alone: joins if it must, and connects link, transport and driver.
 
 use crate::driver::Driver;
+use crate::kvm::KvmDriver;
 use crate::link::{Controller, HttpsLink, LinkError};
 use crate::options::{DriverKind, Options};
 use crate::service::{AgentError, Handle, Parts, Service};
@@ -134,7 +135,7 @@ async fn join(
 fn driver(
     options: &Options,
     state_dir: &StateDir,
-    _controller: &Arc<dyn Controller>,
+    controller: &Arc<dyn Controller>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Driver>, AssembleError> {
     match options.driver {
@@ -148,9 +149,11 @@ fn driver(
                     reason: error.to_string(),
                 })
         }
-        DriverKind::Kvm => Err(AssembleError::Driver {
-            kind: "kvm",
-            reason: "not built in yet".into(),
-        }),
+        DriverKind::Kvm => KvmDriver::new(options, state_dir.path(), Arc::clone(controller))
+            .map(|driver| Arc::new(driver) as Arc<dyn Driver>)
+            .map_err(|error| AssembleError::Driver {
+                kind: "kvm",
+                reason: error.to_string(),
+            }),
     }
 }

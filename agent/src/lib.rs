@@ -13,7 +13,7 @@
 //! Reading order:
 //! - [`options`], [`state_dir`]: configuration, identity, the lock.
 //! - [`record`], [`journal`]: what is remembered of a VMM and how it may change; how it is kept.
-//! - [`driver`]: the seam to what runs guests, with its contract. [`simulated`] and `kvm` are
+//! - [`driver`]: the seam to what runs guests, with its contract. [`simulated`] and [`kvm`] are
 //!   the two there are.
 //! - `engine`: commands, answers, and what happens without a command.
 //! - `report`, `reads`, [`link`]: conversation with the controller.
@@ -26,6 +26,7 @@ mod engine;
 mod gate;
 mod hints;
 pub mod journal;
+pub mod kvm;
 pub mod link;
 pub mod options;
 mod reads;
@@ -37,6 +38,7 @@ pub mod state_dir;
 
 pub use assemble::assemble;
 pub use driver::{Driver, DriverError, Exit, Job, Observed, Step};
+pub use kvm::KvmDriver;
 pub use options::{DriverKind, Options};
 pub use service::{AgentError, Handle, Parts, Service};
 pub use simulated::SimulatedHost;

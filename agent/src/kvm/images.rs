@@ -1,0 +1,427 @@
+//! The image cache: fetched once, checked, made ready once, used by many guests.
+//!
+//! A cached file is named by the SHA-512 of what was fetched and by what it was made into, and
+//! appears under that name (fsync, rename, fsync of the folder) only when it is whole and
+//! right: whatever has the name may be used. A fetch that was interrupted is resumed. Guests
+//! that want the same image at the same time wait for one fetch.
+
+use super::blocking;
+use crate::driver::DriverError;
+use crate::journal::sync_folder;
+use crate::link::{Controller, LinkError, chain};
+use berth_rpc::kill_point;
+use berth_rpc_types::ImageSpec;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use sha2::{Digest as _, Sha512};
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Tries of one fetch before the step fails.
+const TRIES: u32 = 5;
+/// Chunks on their way from the network to the disk.
+const IN_FLIGHT: usize = 16;
+/// A conversion that takes longer has hung.
+const CONVERT_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// No disk of a guest is larger, so no image may claim to be, in bytes.
+const VIRTUAL_SIZE_LIMIT: u64 = 64 << 40;
+
+/// What an image is made into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A raw disk.
+    Disk,
+    /// A kernel that the VMM boots without a decompressor: an ELF.
+    Kernel,
+    /// An initrd, as it is.
+    Ramdisk,
+}
+
+impl Use {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Disk => "raw",
+            Self::Kernel => "elf",
+            Self::Ramdisk => "initrd",
+        }
+    }
+}
+
+/// The cache.
+pub(super) struct Images {
+    folder: PathBuf,
+    vmm_binary: PathBuf,
+    controller: Arc<dyn Controller>,
+    /// One lock for each file being made.
+    making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Images {
+    pub fn new(folder: PathBuf, vmm_binary: PathBuf, controller: Arc<dyn Controller>) -> Self {
+        Self {
+            folder,
+            vmm_binary,
+            controller,
+            making: Mutex::default(),
+        }
+    }
+
+    /// Where the image is, or will be, when it is ready.
+    ///
+    /// # Errors
+    /// If the specification's checksum or format is not one: it would become a file name.
+    pub fn path(&self, image: &ImageSpec, purpose: Use) -> Result<PathBuf, DriverError> {
+        let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        if image.sha512.len() != 128 || !image.sha512.bytes().all(hex) {
+            let message = format!("image {}: it carries no SHA-512 to check it by", image.id);
+            return Err(DriverError::request(
+                message,
+                format!("sha512 {:?}", image.sha512),
+            ));
+        }
+        let format = match (purpose, image.disk_format.as_str()) {
+            (Use::Disk, "raw" | "ami") => "raw",
+            (Use::Disk, "qcow2") => "qcow2",
+            (Use::Disk, other) => {
+                let message = format!(
+                    "image {}: disk format {other} is not supported; convert it to raw or qcow2",
+                    image.id
+                );
+                return Err(DriverError::request(message, "disk_format"));
+            }
+            (Use::Kernel, _) => "kernel",
+            (Use::Ramdisk, _) => "ramdisk",
+        };
+        let name = format!("{}.{format}.{}", image.sha512, purpose.extension());
+        Ok(self.folder.join(name))
+    }
+
+    /// Whether the image is ready.
+    pub fn is_ready(&self, image: &ImageSpec, purpose: Use) -> Result<bool, DriverError> {
+        Ok(self.path(image, purpose)?.exists())
+    }
+
+    /// The image's path, once it is fetched, checked and made ready.
+    ///
+    /// # Errors
+    /// Names the image, and what is wrong with it or with this host.
+    pub async fn ready(
+        &self,
+        image: &ImageSpec,
+        purpose: Use,
+        cancelled: &CancellationToken,
+    ) -> Result<PathBuf, DriverError> {
+        let path = self.path(image, purpose)?;
+        let lock = self.lock_of(&path);
+        let _one = tokio::select! {
+            held = lock.lock() => held,
+            () = cancelled.cancelled() => return Err(DriverError::Cancelled),
+        };
+        if path.exists() {
+            return Ok(path);
+        }
+        let made = async {
+            let fetched = self.fetch(image, path.with_extension("partial")).await?;
+            self.make(image, purpose, &fetched, &path).await
+        };
+        tokio::select! {
+            made = made => made.map(|()| path.clone()),
+            () = cancelled.cancelled() => Err(DriverError::Cancelled),
+        }
+    }
+
+    fn lock_of(&self, path: &Path) -> Arc<tokio::sync::Mutex<()>> {
+        let key = path.to_string_lossy().into_owned();
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = making.get(&key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        making.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        making.insert(key, Arc::downgrade(&lock));
+        lock
+    }
+
+    /// Fetches until all is there and right.
+    async fn fetch(&self, image: &ImageSpec, partial: PathBuf) -> Result<PathBuf, DriverError> {
+        let mut last = String::new();
+        for attempt in 1..=TRIES {
+            match self.fetch_once(image, &partial).await {
+                Ok(digest) if digest == image.sha512 => {
+                    tracing::info!(image_id = %image.id, bytes = image.size, "image fetched and right");
+                    kill_point!("agent.image.fetched");
+                    return Ok(partial);
+                }
+                Ok(digest) => {
+                    // What was resumed may be a crash's leavings: once more, from the start.
+                    last = format!("its SHA-512 is {digest}, expected {}", image.sha512);
+                    let _ = fs::remove_file(&partial);
+                    if attempt >= 2 {
+                        let message = format!(
+                            "image {}: the bytes do not have the image's checksum; upload it again",
+                            image.id
+                        );
+                        return Err(DriverError::request(message, last));
+                    }
+                }
+                Err(FetchError::Link(error @ LinkError::Refused { .. })) => {
+                    let message = format!(
+                        "image {}: the controller does not give it: {error}",
+                        image.id
+                    );
+                    return Err(DriverError::request(message, error.to_string()));
+                }
+                Err(FetchError::TooLong(size)) => {
+                    let _ = fs::remove_file(&partial);
+                    let message = format!(
+                        "image {}: more bytes come ({size}) than it should have ({})",
+                        image.id, image.size
+                    );
+                    return Err(DriverError::request(message, "size"));
+                }
+                Err(FetchError::Disk(error)) => {
+                    let message =
+                        format!("image {}: cannot be stored on the host: {error}", image.id);
+                    return Err(DriverError::host(message, partial.display().to_string()));
+                }
+                Err(FetchError::Link(error)) => {
+                    tracing::warn!(image_id = %image.id, attempt, %error, "image not fetched; resuming");
+                    last = error.to_string();
+                    tokio::time::sleep(Duration::from_millis(300) * attempt).await;
+                }
+            }
+        }
+        let message = format!("image {}: not fetched in {TRIES} tries: {last}", image.id);
+        Err(DriverError::host(message, last))
+    }
+
+    /// One connection's worth; the digest of the file if it came to its end.
+    async fn fetch_once(&self, image: &ImageSpec, partial: &Path) -> Result<String, FetchError> {
+        let (sender, receiver) = mpsc::channel::<Bytes>(IN_FLIGHT);
+        let mut offset = fs::metadata(partial).map_or(0, |m| m.len());
+        if offset > image.size {
+            let _ = fs::remove_file(partial);
+            offset = 0;
+        }
+        let (path, limit) = (partial.to_owned(), image.size);
+        let writer = tokio::task::spawn_blocking(move || store(&path, receiver, limit));
+        let mut link_error = None;
+        if offset < image.size {
+            match self.controller.image(image, offset).await {
+                Ok(mut bytes) => {
+                    while let Some(chunk) = bytes.next().await {
+                        match chunk {
+                            Ok(chunk) => {
+                                if sender.send(chunk).await.is_err() {
+                                    // The writer has failed, and says why below.
+                                    break;
+                                }
+                            }
+                            Err(error) => {
+                                link_error = Some(error);
+                                break;
+                            }
+                        }
+                    }
+                }
+                Err(error) => link_error = Some(error),
+            }
+        }
+        drop(sender);
+        let stored = writer
+            .await
+            .map_err(|error| FetchError::Disk(std::io::Error::other(error)))?;
+        let (digest, length) = stored?;
+        if let Some(error) = link_error {
+            return Err(FetchError::Link(error));
+        }
+        if length < image.size {
+            return Err(FetchError::Link(LinkError::Unreachable {
+                url: image.path.clone(),
+                reason: format!("it ended after {length} of {} bytes", image.size),
+            }));
+        }
+        Ok(digest)
+    }
+
+    async fn make(
+        &self,
+        image: &ImageSpec,
+        purpose: Use,
+        fetched: &Path,
+        path: &Path,
+    ) -> Result<(), DriverError> {
+        let new = path.with_extension("new");
+        match (purpose, image.disk_format.as_str()) {
+            (Use::Disk, "qcow2") => self.convert(image, fetched, &new).await?,
+            (Use::Kernel, _) => self.unpack(image, fetched, &new).await?,
+            _ => {
+                fs::rename(fetched, &new).map_err(|e| io_failure("cannot be renamed", image, &e))?
+            }
+        }
+        let (from, to) = (new, path.to_owned());
+        blocking(move || {
+            File::open(&from)?.sync_all()?;
+            kill_point!("agent.image.made");
+            fs::rename(&from, &to)?;
+            to.parent().map_or(Ok(()), sync_folder)
+        })
+        .await
+        .map_err(|e| io_failure("cannot be kept", image, &e))?;
+        kill_point!("agent.image.ready");
+        let _ = fs::remove_file(fetched);
+        Ok(())
+    }
+
+    async fn convert(&self, image: &ImageSpec, from: &Path, to: &Path) -> Result<(), DriverError> {
+        let info = run(Command::new("qemu-img")
+            .args(["info", "--output=json", "-f", "qcow2"])
+            .arg(from))
+        .await;
+        let info = info.map_err(|e| {
+            let message = format!("image {}: it is no sound qcow2 file", image.id);
+            DriverError::request(message, e)
+        })?;
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap_or_default();
+        // A backing or data file would be read from this host's own disk.
+        let refers = ["backing-filename", "full-backing-filename"]
+            .iter()
+            .any(|key| info.get(key).is_some())
+            || info.pointer("/format-specific/data/data-file").is_some();
+        if refers {
+            let message = format!(
+                "image {}: it refers to another file; flatten it first",
+                image.id
+            );
+            return Err(DriverError::request(message, info.to_string()));
+        }
+        let virtual_size = info["virtual-size"].as_u64().unwrap_or(u64::MAX);
+        if virtual_size > VIRTUAL_SIZE_LIMIT {
+            let message = format!(
+                "image {}: its virtual size of {virtual_size} bytes is out of bounds",
+                image.id
+            );
+            return Err(DriverError::request(message, info.to_string()));
+        }
+        run(Command::new("qemu-img")
+            .args(["convert", "-f", "qcow2", "-O", "raw"])
+            .arg(from)
+            .arg(to))
+        .await
+        .map(drop)
+        .map_err(|e| {
+            let message = format!("image {}: it cannot be converted to a raw disk", image.id);
+            DriverError::request(message, e)
+        })
+    }
+
+    async fn unpack(&self, image: &ImageSpec, from: &Path, to: &Path) -> Result<(), DriverError> {
+        run(Command::new(&self.vmm_binary)
+            .arg("--unpack-kernel")
+            .arg(from)
+            .arg(to))
+        .await
+        .map(drop)
+        .map_err(|e| {
+            let message = format!(
+                "image {}: it holds no kernel that can be booted: {}",
+                image.id,
+                last_line(&e)
+            );
+            DriverError::request(message, e)
+        })
+    }
+}
+
+enum FetchError {
+    Link(LinkError),
+    TooLong(u64),
+    Disk(std::io::Error),
+}
+
+impl From<std::io::Error> for FetchError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+/// Appends what comes, and gives digest and length of the whole file, which is then durable.
+fn store(
+    path: &Path,
+    mut chunks: mpsc::Receiver<Bytes>,
+    limit: u64,
+) -> Result<(String, u64), FetchError> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path)?;
+    let mut digest = Sha512::new();
+    let mut length = 0u64;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        digest.update(&buffer[..count]);
+        length += count as u64;
+    }
+    while let Some(chunk) = chunks.blocking_recv() {
+        length += chunk.len() as u64;
+        if length > limit {
+            return Err(FetchError::TooLong(length));
+        }
+        digest.update(&chunk);
+        file.write_all(&chunk)?;
+    }
+    file.sync_all()?;
+    Ok((hex::encode(digest.finalize()), length))
+}
+
+/// Runs a helper to its end; its standard output, or what it said of its failure.
+async fn run(command: &mut Command) -> Result<String, String> {
+    let name = command
+        .as_std()
+        .get_program()
+        .to_string_lossy()
+        .into_owned();
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(CONVERT_LIMIT, output)
+        .await
+        .map_err(|_| format!("{name} took longer than {CONVERT_LIMIT:?}"))?
+        .map_err(|error| format!("{name} cannot be run: {}; is it installed?", chain(&error)))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said: String = String::from_utf8_lossy(&output.stderr)
+        .chars()
+        .take(2000)
+        .collect();
+    Err(format!(
+        "{name} ended with {}: {}",
+        output.status,
+        said.trim()
+    ))
+}
+
+fn last_line(text: &str) -> &str {
+    text.trim_end().lines().last().unwrap_or("")
+}
+
+fn io_failure(what: &str, image: &ImageSpec, error: &std::io::Error) -> DriverError {
+    let message = format!("image {}: {what} on the host: {error}", image.id);
+    DriverError::host(message, error.to_string())
+}
+
+#[cfg(test)]
+#[path = "images_tests.rs"]
+mod tests;

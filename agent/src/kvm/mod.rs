@@ -1,0 +1,197 @@
+//! Guests on `/dev/kvm`: a directory and a `berth-vmm` process each.
+//!
+//! Reading order: [`images`] (the cache), [`disks`] and [`config_drive`] (what a guest boots
+//! from), [`network`] with [`links`], [`tap`] and [`dhcp`], [`process`] (the VMM), [`guest`]
+//! (what the VMM is told), [`steps`] (the plans), and this file, which is the [`Driver`].
+//!
+//! | under the state directory | what |
+//! | --- | --- |
+//! | `vmms/<vmm id>/` | one VMM: disks, config drive, console, socket, status, log |
+//! | `images/` | the cache |
+//! | `networks/<network id>/` | one network's DHCP server |
+
+mod capacity;
+mod config_drive;
+mod dhcp;
+mod disks;
+mod guest;
+mod images;
+mod links;
+mod network;
+mod process;
+mod steps;
+mod tap;
+
+use crate::driver::{Driver, DriverError, Job, Observed, Step};
+use crate::hints::Hints;
+use crate::link::{Controller, chain};
+use crate::options::Options;
+use berth_rpc_types::link::NetworkDocument;
+use berth_rpc_types::{Capacity, VmmId};
+use futures::future::BoxFuture;
+use process::{Folder, Found};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Runs guests on this host's KVM.
+pub struct KvmDriver(Arc<Host>);
+
+/// What the driver's parts share.
+struct Host {
+    vmms: PathBuf,
+    vmm_binary: PathBuf,
+    console_bytes: u64,
+    physical_networks: Vec<String>,
+    images: images::Images,
+    networks: network::Networks,
+    hints: Arc<Hints>,
+}
+
+impl KvmDriver {
+    /// Makes the directories it needs. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If they cannot be made, or netlink cannot be opened.
+    pub fn new(
+        options: &Options,
+        state_dir: &Path,
+        controller: Arc<dyn Controller>,
+    ) -> io::Result<Self> {
+        // VMMs and helpers run in other directories: their arguments must be absolute.
+        let state_dir = fs::canonicalize(state_dir)?;
+        let folder = |name: &str| {
+            let path = state_dir.join(name);
+            fs::create_dir_all(&path).map(|()| path)
+        };
+        let networks = network::Networks::new(
+            folder("networks")?,
+            options.physical_networks.clone(),
+            Arc::clone(&controller),
+        );
+        Ok(Self(Arc::new(Host {
+            vmms: folder("vmms")?,
+            vmm_binary: options.vmm_binary.clone(),
+            console_bytes: options.console_bytes,
+            physical_networks: options.physical_networks.keys().cloned().collect(),
+            images: images::Images::new(folder("images")?, options.vmm_binary.clone(), controller),
+            networks: networks.map_err(io::Error::other)?,
+            hints: Arc::default(),
+        })))
+    }
+}
+
+impl Host {
+    fn folder(&self, vmm_id: VmmId) -> Folder {
+        Folder(self.vmms.join(vmm_id.to_string()))
+    }
+
+    fn vmm_ids(&self) -> io::Result<Vec<VmmId>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.vmms)? {
+            let name = entry?.file_name();
+            ids.extend(name.to_str().and_then(|name| name.parse::<VmmId>().ok()));
+        }
+        Ok(ids)
+    }
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+fn broken(what: &str, error: &io::Error) -> DriverError {
+    DriverError::host(format!("{what} on this host: {error}"), chain(error))
+}
+
+impl Driver for KvmDriver {
+    fn kind(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn capacity(&self) -> BoxFuture<'_, Result<Capacity, DriverError>> {
+        Box::pin(async {
+            let disks = self.0.vmms.clone();
+            let capacity = blocking(move || capacity::read(&disks)).await;
+            let mut capacity = capacity.map_err(|e| broken("capacity cannot be read", &e))?;
+            capacity.physical_networks = self.0.physical_networks.clone();
+            Ok(capacity)
+        })
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async {
+            let ids = self
+                .0
+                .vmm_ids()
+                .map_err(|e| broken("guests cannot be listed", &e))?;
+            for vmm_id in ids {
+                match self.0.folder(vmm_id).find() {
+                    Ok(Found::Alive(alive, _)) => {
+                        tracing::info!(%vmm_id, "guest adopted");
+                        process::watch(vmm_id, alive, Arc::clone(&self.0.hints));
+                    }
+                    Ok(_) => {}
+                    // One damaged directory must not keep the others from being adopted.
+                    Err(error) => tracing::error!(%vmm_id, %error, "guest not adopted"),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<VmmId>, DriverError>> {
+        Box::pin(async {
+            self.0
+                .vmm_ids()
+                .map_err(|e| broken("guests cannot be listed", &e))
+        })
+    }
+
+    fn observe(&self, vmm_id: VmmId) -> BoxFuture<'_, Result<Observed, DriverError>> {
+        let folder = self.0.folder(vmm_id);
+        Box::pin(async move {
+            let observed = blocking(move || folder.observe()).await;
+            observed.map_err(|e| broken("the guest cannot be observed", &e))
+        })
+    }
+
+    fn plan(&self, job: &Job) -> Vec<Box<dyn Step>> {
+        steps::plan(&self.0, job)
+    }
+
+    fn next_change(&self) -> BoxFuture<'_, VmmId> {
+        Box::pin(self.0.hints.take())
+    }
+
+    fn console_log(
+        &self,
+        vmm_id: VmmId,
+        lines: Option<u32>,
+    ) -> BoxFuture<'_, Result<String, DriverError>> {
+        let folder = self.0.folder(vmm_id);
+        let limit = self.0.console_bytes.saturating_mul(2);
+        Box::pin(async move {
+            let path = folder.console();
+            let bytes = match blocking(move || process::read_end(&path, limit)).await {
+                Ok(bytes) => bytes,
+                // A guest that was never started has said nothing.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && folder.0.exists() => Vec::new(),
+                Err(e) => return Err(broken("the console cannot be read", &e)),
+            };
+            let text = String::from_utf8_lossy(&bytes);
+            Ok(crate::console::last_lines(&text, lines).to_owned())
+        })
+    }
+
+    fn apply_networks(&self, document: NetworkDocument) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(self.0.networks.apply(document))
+    }
+}
