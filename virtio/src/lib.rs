@@ -29,8 +29,10 @@ pub mod interrupt;
 pub mod transport;
 // What devices are made of.
 pub mod chain;
+pub mod complaints;
 pub mod guest_io;
 pub mod life;
+pub mod patience;
 pub mod queue;
 pub mod worker;
 // The devices.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -189,69 +189,4 @@ fn run<J: Job>(mut job: J, control: &Control) -> J {
         }
     }
     job
-}
-
-/// How long to look for the next request before sleeping: adapted to how soon one usually comes.
-///
-/// A driver that sends its next request some microseconds after the last one's completion pays for
-/// a doorbell (a VM exit) and for waking this thread each time, unless the device looks a moment
-/// longer. An idle device never looks: the window is 0 until two requests came close together,
-/// and falls back to 0 as soon as looking did not pay.
-#[derive(Debug)]
-pub struct Patience {
-    window: Duration,
-    idle_since: Option<Instant>,
-}
-
-impl Patience {
-    /// The longest look. About what a doorbell and a wake-up cost on a slow KVM, twice.
-    const MOST: Duration = Duration::from_micros(50);
-
-    /// Begins without patience.
-    pub fn new() -> Self {
-        Self {
-            window: Duration::ZERO,
-            idle_since: None,
-        }
-    }
-
-    /// Looks for `found` as long as it usually pays; true if it came.
-    pub fn look(&mut self, mut found: impl FnMut() -> bool) -> bool {
-        if self.window.is_zero() {
-            return false;
-        }
-        let begin = Instant::now();
-        loop {
-            for _ in 0..16 {
-                if found() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if begin.elapsed() >= self.window {
-                self.window = Duration::ZERO;
-                return false;
-            }
-        }
-    }
-
-    /// The thread is about to sleep.
-    pub fn sleeping(&mut self) {
-        self.idle_since = Some(Instant::now());
-    }
-
-    /// A doorbell woke the thread: if soon, looking would have been cheaper.
-    pub fn woken(&mut self) {
-        if let Some(since) = self.idle_since.take()
-            && since.elapsed() < Self::MOST
-        {
-            self.window = Self::MOST;
-        }
-    }
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self::new()
-    }
 }

@@ -16,10 +16,11 @@ use virtio_queue::QueueState;
 use super::raw::{Disk, RawJob};
 use super::request::{ID_BYTES, SECTOR};
 use crate::chain::Chain;
+use crate::complaints::Complaints;
 use crate::device::{Activation, DeviceError, GuestBitmap, VirtioDevice};
 use crate::guest_io::GuestIo;
 use crate::life::Life;
-use crate::worker::Patience;
+use crate::patience::Patience;
 
 const QUEUE_SIZE: u16 = 256;
 /// Data segments a request: the queue less the header's and the status's descriptor.
@@ -86,6 +87,7 @@ pub struct Block<B: GuestBitmap> {
     cache: CacheMode,
     capacity: u64,
     id: [u8; ID_BYTES],
+    complaints: Arc<Complaints>,
     life: Life<RawJob<B>>,
 }
 
@@ -130,6 +132,7 @@ impl<B: GuestBitmap> Block<B> {
             cache,
             capacity: size / SECTOR,
             id,
+            complaints: Arc::default(),
             life,
         })
     }
@@ -210,9 +213,11 @@ impl<B: GuestBitmap> VirtioDevice<B> for Block<B> {
                 durable,
                 write_through: durable && features & (1 << VIRTIO_BLK_F_FLUSH) == 0,
             },
+            name: self.name.clone(),
+            complaints: Arc::clone(&self.complaints),
             io: GuestIo::default(),
             chain: Chain::default(),
-            patience: Patience::new(),
+            patience: Patience::default(),
         })
     }
 

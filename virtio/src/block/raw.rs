@@ -5,6 +5,7 @@
 //! VMM's end. Notifications are off while the queue is drained, and one interrupt is sent a drain.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -13,11 +14,13 @@ use vm_memory::{Bytes, GuestAddressSpace, GuestMemoryMmap};
 
 use super::request::{ID_BYTES, Operation, Request, place};
 use crate::chain::Chain;
+use crate::complaints::Complaints;
 use crate::device::{GuestBitmap, GuestMem};
 use crate::guest_io::{GuestIo, GuestIoError};
 use crate::interrupt::Interrupt;
+use crate::patience::Patience;
 use crate::queue::{DeviceQueue, QueueFault};
-use crate::worker::{Control, Job, Patience, Sources};
+use crate::worker::{Control, Job, Sources};
 
 const KICK: Sources = 1;
 /// How many requests may be answered before the driver hears of them: a slow disk must not hold
@@ -42,6 +45,9 @@ pub(super) struct RawJob<B: GuestBitmap> {
     pub queue: DeviceQueue,
     pub interrupt: Arc<dyn Interrupt>,
     pub disk: Disk,
+    /// For the log.
+    pub name: String,
+    pub complaints: Arc<Complaints>,
     pub io: GuestIo,
     pub chain: Chain,
     pub patience: Patience,
@@ -78,7 +84,13 @@ impl<B: GuestBitmap> Job for RawJob<B> {
     }
 
     fn failed(&mut self, fault: &QueueFault) {
-        tracing::warn!(%fault, "a block driver's mistake: the device stops until it is reset");
+        if let Some(swallowed) = self.complaints.allowed() {
+            let disk = &self.name;
+            tracing::warn!(
+                disk, %fault, swallowed,
+                "a block driver's mistake: the disk stops until it is reset"
+            );
+        }
         self.interrupt.needs_reset();
     }
 }
@@ -113,6 +125,10 @@ impl<B: GuestBitmap> RawJob<B> {
             Ok(written) => (VIRTIO_BLK_S_OK, written),
             Err(Refusal::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
             Err(Refusal::Failed) => (VIRTIO_BLK_S_IOERR, 0),
+            Err(Refusal::Host(error)) => {
+                self.complain(&request, &error);
+                (VIRTIO_BLK_S_IOERR, 0)
+            }
             Err(Refusal::Fault(fault)) => return Err(fault),
         };
         let status = u8::try_from(status).unwrap_or(u8::MAX);
@@ -122,6 +138,16 @@ impl<B: GuestBitmap> RawJob<B> {
                 len: 1,
             })?;
         Ok(data.saturating_add(1))
+    }
+
+    fn complain(&self, request: &Request, error: &io::Error) {
+        if let Some(swallowed) = self.complaints.allowed() {
+            let (disk, sector, operation) = (&self.name, request.sector, request.operation);
+            tracing::warn!(
+                disk, ?operation, sector, %error, swallowed,
+                "a disk's file failed: the guest gets an I/O error (is its file system full?)"
+            );
+        }
     }
 
     fn serve(&mut self, mem: &GuestMemoryMmap<B>, request: &Request) -> Result<u32, Refusal> {
@@ -143,13 +169,13 @@ impl<B: GuestBitmap> RawJob<B> {
                 }
                 self.io.write_at(mem, data.as_slice(), file, offset)?;
                 if disk.write_through {
-                    disk.file.sync_data().map_err(GuestIoError::Host)?;
+                    disk.file.sync_data().map_err(Refusal::Host)?;
                 }
                 Ok(0)
             }
             Operation::Flush => {
                 if disk.durable {
-                    disk.file.sync_data().map_err(GuestIoError::Host)?;
+                    disk.file.sync_data().map_err(Refusal::Host)?;
                 }
                 Ok(0)
             }
@@ -175,8 +201,10 @@ impl<B: GuestBitmap> RawJob<B> {
 enum Refusal {
     /// `VIRTIO_BLK_S_UNSUPP`.
     Unsupported,
-    /// `VIRTIO_BLK_S_IOERR`.
+    /// `VIRTIO_BLK_S_IOERR`: the request cannot be.
     Failed,
+    /// `VIRTIO_BLK_S_IOERR`: the file did not do it.
+    Host(io::Error),
     /// The driver pointed out of its memory.
     Fault(QueueFault),
 }
@@ -185,10 +213,7 @@ impl From<GuestIoError> for Refusal {
     fn from(error: GuestIoError) -> Self {
         match error {
             GuestIoError::Guest(fault) => Self::Fault(fault),
-            GuestIoError::Host(error) => {
-                tracing::warn!(%error, "a disk's file failed: the guest gets an I/O error");
-                Self::Failed
-            }
+            GuestIoError::Host(error) => Self::Host(error),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::job::NetJob;
 use super::rx::Receiver;
 use super::tap::Tap;
 use super::tx::Transmitter;
+use crate::complaints::Complaints;
 use crate::device::{Activation, DeviceError, GuestBitmap, VirtioDevice};
 use crate::life::Life;
 
@@ -63,6 +64,7 @@ pub struct Net<B: GuestBitmap> {
     tap: Arc<Tap>,
     mac: Option<[u8; 6]>,
     mtu: Option<u16>,
+    complaints: Arc<Complaints>,
     life: Life<NetJob<B>>,
 }
 
@@ -90,6 +92,7 @@ impl<B: GuestBitmap> Net<B> {
             tap: Arc::new(tap),
             mac,
             mtu,
+            complaints: Arc::default(),
             life,
         })
     }
@@ -169,6 +172,8 @@ impl<B: GuestBitmap> VirtioDevice<B> for Net<B> {
             receiver: Receiver::new(mergeable),
             transmitter: Transmitter::default(),
             starved: false,
+            name: self.name.clone(),
+            complaints: Arc::clone(&self.complaints),
         })
     }
 

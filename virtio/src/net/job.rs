@@ -11,6 +11,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 use super::rx::{Pass, Receiver};
 use super::tap::Tap;
 use super::tx::Transmitter;
+use crate::complaints::Complaints;
 use crate::device::{GuestBitmap, GuestMem};
 use crate::interrupt::Interrupt;
 use crate::queue::{DeviceQueue, QueueFault};
@@ -30,6 +31,9 @@ pub(super) struct NetJob<B: GuestBitmap> {
     pub transmitter: Transmitter,
     /// The driver has too few receive buffers, and the tap is not watched.
     pub starved: bool,
+    /// For the log.
+    pub name: String,
+    pub complaints: Arc<Complaints>,
 }
 
 impl<B: GuestBitmap> Job for NetJob<B> {
@@ -61,7 +65,13 @@ impl<B: GuestBitmap> Job for NetJob<B> {
     }
 
     fn failed(&mut self, fault: &QueueFault) {
-        tracing::warn!(%fault, "a network driver's mistake: the device stops until it is reset");
+        if let Some(swallowed) = self.complaints.allowed() {
+            let interface = &self.name;
+            tracing::warn!(
+                interface, %fault, swallowed,
+                "a network driver's mistake: the device stops until it is reset"
+            );
+        }
         self.interrupt.needs_reset();
     }
 }

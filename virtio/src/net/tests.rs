@@ -272,6 +272,15 @@ fn a_flood_in_one_direction_leaves_the_other_its_turn() {
 }
 
 #[test]
+fn a_device_that_is_dropped_while_it_runs_ends_its_thread_and_closes_its_tap() {
+    let (driver, wire) = driver(0, 16);
+    wire.send(&frame(60)).unwrap();
+    drop(driver);
+    let gone = wire.send(&frame(60)).unwrap_err();
+    assert_eq!(gone.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
 fn a_group_address_and_a_tiny_mtu_are_refused() {
     let make = |mac, mtu| {
         let (tap, _wire) = Tap::socket();

@@ -23,6 +23,7 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::queue_config::{Half, QueueArea, QueueConfig, QueueConfigError};
+use crate::complaints::Complaints;
 use crate::device::{Activation, DeviceError, GuestBitmap, GuestMem, VirtioDevice};
 use crate::interrupt::Interrupt;
 use crate::queue::DeviceQueue;
@@ -69,6 +70,7 @@ pub struct TransportCore<B: GuestBitmap> {
     pub(super) driver_features: u64,
     pub(super) queue_select: u32,
     pub(super) active: bool,
+    pub(super) complaints: Complaints,
 }
 
 impl<B: GuestBitmap> TransportCore<B> {
@@ -100,6 +102,7 @@ impl<B: GuestBitmap> TransportCore<B> {
             driver_features: 0,
             queue_select: 0,
             active: false,
+            complaints: Complaints::default(),
         };
         core.forget_driver();
         Ok(core)
@@ -218,7 +221,10 @@ impl<B: GuestBitmap> TransportCore<B> {
         }
         let started = self.activate().and_then(|()| self.device.resume());
         if let Err(error) = started {
-            tracing::warn!(%error, device = self.device.device_type(), "a device could not start");
+            if let Some(swallowed) = self.complaints.allowed() {
+                let device = self.device.device_type();
+                tracing::warn!(%error, device, swallowed, "a device could not start");
+            }
             self.interrupt.needs_reset();
         }
     }
@@ -319,7 +325,9 @@ impl<B: GuestBitmap> TransportCore<B> {
             && self.queues.get(index).is_some_and(|queue| !queue.ready)
             && let Err(error) = self.validated(index)
         {
-            tracing::warn!(queue = index, %error, "the driver enabled an invalid queue");
+            if let Some(swallowed) = self.complaints.allowed() {
+                tracing::warn!(queue = index, %error, swallowed, "the driver enabled an invalid queue");
+            }
             self.interrupt.needs_reset();
             return;
         }

@@ -4,8 +4,8 @@
 //! size, alignment, place in memory and overlap together (virtio 1.2, 2.7): parsed once, at enable.
 
 use serde::{Deserialize, Serialize};
-use virtio_queue::{Queue, QueueState, QueueT};
-use vm_memory::GuestMemory;
+use virtio_queue::{Queue, QueueState};
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
 /// A queue's registers as the driver set them, and how far the device got while it was paused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +99,18 @@ impl QueueConfig {
             used_ring: self.used_ring,
         })
         .map_err(QueueConfigError::Shape)?;
-        if self.avail_ring == 0 || !queue.is_valid(mem) {
+        // Not virtio-queue's own check, which logs each refusal: a guest could fill the log by it.
+        let readable = [self.desc(), self.avail()];
+        let inside = |(start, len): (u64, u64), access| {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            mem.check_range(GuestAddress(start), len, access)
+        };
+        let all_inside = readable
+            .into_iter()
+            .all(|ring| inside(ring, Permissions::Read))
+            && inside(self.used(), Permissions::Write);
+        // virtio-queue takes an available ring at 0 for a queue in reset.
+        if self.avail_ring == 0 || !all_inside {
             return Err(QueueConfigError::OutsideMemory);
         }
         if self.rings_overlap() {
@@ -108,12 +119,26 @@ impl QueueConfig {
         Ok(queue)
     }
 
+    /// Where the descriptor table is, and its bytes.
+    fn desc(&self) -> (u64, u64) {
+        (self.desc_table, u64::from(self.size).saturating_mul(16))
+    }
+
+    /// Where the available ring is, and its bytes with flags, index and `used_event`.
+    fn avail(&self) -> (u64, u64) {
+        let entries = u64::from(self.size).saturating_mul(2);
+        (self.avail_ring, entries.saturating_add(6))
+    }
+
+    /// Where the used ring is, and its bytes with flags, index and `avail_event`.
+    fn used(&self) -> (u64, u64) {
+        let entries = u64::from(self.size).saturating_mul(8);
+        (self.used_ring, entries.saturating_add(6))
+    }
+
     /// True if two of the three areas share a byte.
     fn rings_overlap(&self) -> bool {
-        let size = u64::from(self.size);
-        let desc = (self.desc_table, size.saturating_mul(16));
-        let avail = (self.avail_ring, size.saturating_mul(2).saturating_add(6));
-        let used = (self.used_ring, size.saturating_mul(8).saturating_add(6));
+        let (desc, avail, used) = (self.desc(), self.avail(), self.used());
         let meet = |a: (u64, u64), b: (u64, u64)| {
             a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1)
         };
