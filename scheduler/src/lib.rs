@@ -27,3 +27,6 @@ pub use host::HostSnapshot;
 pub use policy::{Multipliers, Policy, PolicyError};
 pub use request::{GroupPolicy, ImageProperties, Request, ServerGroup};
 pub use select::{NoValidHost, Ranked, Removed, Selection, select};
+
+#[cfg(test)]
+mod tests;
