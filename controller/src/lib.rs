@@ -9,15 +9,32 @@
 //! Reading order:
 //! - [`store`]: the database, and the one way in.
 //! - [`config`]: what can be set.
-//! - [`workflow`]: operations and their steps, as pure functions, and who runs them.
-//! - [`compute`]: instances, flavors, keypairs, quotas, and the table of states.
-//! - [`api`]: REST: identity, compute, image, network.
+//! - [`workflow`]: operations and their steps, as pure functions, and who runs them;
+//!   [`placement`]: which host, and the claim on it.
+//! - [`outbox`], [`results`]: commands out, answers in.
+//! - [`agents`]: the hosts' HTTPS: joining, the heartbeat, networks, images.
+//! - [`reconcile`], [`audit`]: what is kept true, and the proof that it is.
+//! - [`identity`], [`compute`], [`image`], [`network`]: rows and rules of each service.
+//! - [`api`]: REST in front of them.
+//! - [`metrics`], [`tls`], [`serve`], [`controller`]: what is counted; the listener; the whole.
 
+pub mod agents;
 pub mod api;
+pub mod audit;
 pub mod compute;
 pub mod config;
+pub mod controller;
 pub mod identity;
 pub mod image;
+pub mod metrics;
 pub mod network;
+pub mod outbox;
+pub mod placement;
+pub mod reconcile;
+pub mod results;
+pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod workflow;
+
+pub use controller::{Controller, Handle};

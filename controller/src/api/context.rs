@@ -28,6 +28,10 @@ pub struct AppState {
     pub control: Arc<ControlSettings>,
     /// Pokes the workflow driver of this process: there may be something to do.
     pub wake: Arc<tokio::sync::Notify>,
+    /// Pokes the outbox sender of this process.
+    pub wake_outbox: Arc<tokio::sync::Notify>,
+    /// What this process counted.
+    pub metrics: Arc<crate::metrics::Metrics>,
     /// What an operator may tune of the APIs.
     pub settings: Arc<ApiSettings>,
 }

@@ -35,6 +35,8 @@ pub async fn app() -> AppState {
         base_url: "http://controller.test".into(),
         image_dir: Arc::new(directory),
         wake: Arc::default(),
+        wake_outbox: Arc::default(),
+        metrics: Arc::default(),
         settings: Arc::new(ApiSettings::default()),
         control: Arc::default(),
     }

@@ -40,13 +40,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::Configuration`] for a URL that is not understood or a locked SQLite file.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::open(url, true).await
+    }
+
+    /// As [`Store::connect`], for a tool that works beside a running controller: an SQLite file
+    /// is not locked. SQLite still takes one writer at a time.
+    ///
+    /// # Errors
+    /// As [`Store::connect`].
+    pub async fn connect_beside(url: &str) -> Result<Self, StoreError> {
+        Self::open(url, false).await
+    }
+
+    async fn open(url: &str, exclusive: bool) -> Result<Self, StoreError> {
         let pool = if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = sqlx::postgres::PgPoolOptions::new()
                 .max_connections(16)
                 .acquire_timeout(Duration::from_secs(20));
             Pool::Postgres(options.connect(url).await.map_err(StoreError::Database)?)
         } else if let Some(path) = url.strip_prefix("sqlite:") {
-            Self::sqlite(path).await?
+            Self::sqlite(path, exclusive).await?
         } else {
             return Err(StoreError::Configuration(format!(
                 "{url}: begin it with sqlite:/// or postgres://"
@@ -57,23 +70,17 @@ impl Store {
         Ok(store)
     }
 
-    async fn sqlite(path: &str) -> Result<Pool, StoreError> {
+    async fn sqlite(path: &str, exclusive: bool) -> Result<Pool, StoreError> {
         let memory = path == ":memory:";
         let (options, lock) = if memory {
             (SqliteConnectOptions::new().in_memory(true), None)
         } else {
             let path = path.trim_start_matches("//");
-            let lock = std::fs::File::create(format!("{path}.lock"))
-                .map_err(|e| StoreError::Configuration(format!("{path}.lock: {e}")))?;
-            lock.try_lock().map_err(|_| {
-                StoreError::Configuration(format!(
-                    "{path} is in use by another controller; SQLite serves one: use postgres:// for several"
-                ))
-            })?;
+            let lock = if exclusive { Some(lock(path)?) } else { None };
             let options = SqliteConnectOptions::new()
                 .filename(path)
                 .create_if_missing(true);
-            (options, Some(Arc::new(lock)))
+            (options, lock.map(Arc::new))
         };
         let options = options
             .journal_mode(SqliteJournalMode::Wal)
@@ -187,6 +194,17 @@ impl Store {
         };
         Ok(Tx { inner })
     }
+}
+
+fn lock(path: &str) -> Result<std::fs::File, StoreError> {
+    let lock = std::fs::File::create(format!("{path}.lock"))
+        .map_err(|e| StoreError::Configuration(format!("{path}.lock: {e}")))?;
+    lock.try_lock().map_err(|_| {
+        StoreError::Configuration(format!(
+            "{path} is in use by another controller; SQLite serves one: use postgres:// for several"
+        ))
+    })?;
+    Ok(lock)
 }
 
 impl Tx {

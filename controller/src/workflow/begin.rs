@@ -3,7 +3,7 @@
 //! Guarantees that an instance has at most one open operation: `instances.operation_id` is
 //! taken by a conditional UPDATE. Only a delete may take it from another, which then has ended.
 
-use super::{Env, Kind};
+use super::{Env, Kind, Step};
 use crate::api::{ApiError, RequestContext, Service};
 use crate::compute::{actions, states};
 use crate::params;
@@ -123,6 +123,30 @@ pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<Operation
     Ok(operation_id)
 }
 
+/// Begins the delete of what is left of an instance that is gone. No request asked for it, so it
+/// gets an id of its own for the logs.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn reap(tx: &mut Tx, env: &Env, instance_id: InstanceId) -> Result<(), StoreError> {
+    let context = RequestContext {
+        request_id: format!("req-{}", env.uuid()),
+        user_id: String::new(),
+        project_id: String::new(),
+        roles: vec![],
+        is_admin: true,
+        system_scope: false,
+        traceparent: None,
+    };
+    let wanted = Begin {
+        kind: Kind::Delete,
+        instance_id,
+        context: &context,
+        params: &Value::Null,
+    };
+    insert(tx, env.now(), env.operation_id(), wanted).await
+}
+
 async fn insert(
     tx: &mut Tx,
     now: i64,
@@ -133,7 +157,7 @@ async fn insert(
     tx.execute(
         "INSERT INTO operations (id, kind, version, instance_id, project_id, user_id, request_id, \
          step, attempt, state, params, traceparent, wake_at, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 'begin', 1, 'running', $8, $9, $10, $10, $10)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $11, 1, 'running', $8, $9, $10, $10, $10)",
         params![
             operation_id,
             kind.as_str(),
@@ -144,7 +168,8 @@ async fn insert(
             &context.request_id,
             serde_json::json!({ "given": begin.params }),
             context.traceparent.as_deref(),
-            now
+            now,
+            Step::first(kind).as_str()
         ],
     )
     .await?;

@@ -14,13 +14,23 @@
 //!                        results consumer <---- results queue <---- agent
 //! ```
 //!
-//! Reading order: [`kind`] (what there is to do), [`begin`] (how it starts), [`steps`] (the pure
-//! part), [`effects`] (what a step may do to rows), [`driver`] (who runs it).
+//! Reading order: `kind` (what there is to do), `begin` (how it starts), [`steps`] (the pure
+//! part), `operation` (its row), `effects` and `spec` (what a step may do to rows), [`driver`]
+//! (who runs it), [`power`] (what guests do by themselves).
 
 mod begin;
+pub mod driver;
+mod effects;
 mod env;
 mod kind;
+mod operation;
+pub mod power;
+mod spec;
+pub mod steps;
 
-pub use begin::{Begin, BeginError, begin};
+pub use begin::{Begin, BeginError, begin, reap};
+pub use driver::{Advanced, fold};
 pub use env::Env;
 pub use kind::Kind;
+pub use operation::Operation;
+pub use steps::{Event, Step, Target};

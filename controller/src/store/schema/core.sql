@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS vmms (
     state TEXT NOT NULL,                     -- VmmState as last folded
     sequence BIGINT NOT NULL,                -- last sequence given to a command
     observation BIGINT NOT NULL,             -- last observation folded
+    spec TEXT,                               -- JSON VmmSpec as last sent
     created_at BIGINT NOT NULL,
     lost_at BIGINT,                          -- ownership was given away by a fence: the host must remove it
     deleted_at BIGINT                        -- set when the agent answered its tombstone, or undid its build
@@ -80,7 +81,7 @@ CREATE TABLE IF NOT EXISTS outbox (
     created_at BIGINT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS outbox_due ON outbox (next_send_at);
-CREATE INDEX IF NOT EXISTS outbox_operation ON outbox (operation_id);
+CREATE UNIQUE INDEX IF NOT EXISTS outbox_step ON outbox (operation_id, step, attempt);
 
 -- What an instance holds of a host's inventory. Released only on the agent's answer or a fence.
 CREATE TABLE IF NOT EXISTS claims (

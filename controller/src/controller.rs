@@ -1,0 +1,263 @@
+//! The controller as a service: [`Options`], [`Controller::start`], a [`Handle`].
+//!
+//! Its tasks, each with an end at shutdown: the listener; the workflow driver; the outbox
+//! sender; the consumers of results, dead letters and telemetry; the reconcilers. None holds
+//! anything that the database does not, so that killing the process loses nothing.
+
+use crate::api::AppState;
+use crate::config::{Config, ConfigError};
+use crate::identity::bootstrap::{BootstrapError, bootstrap};
+use crate::store::{Store, StoreError};
+use crate::tls::{self, TlsError};
+use crate::{agents, api, metrics, outbox, reconcile, results, serve, workflow};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use berth_rpc::clock::{Clock, Rng, SystemClock, SystemRng};
+use berth_rpc::{RpcError, Transport};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long tasks have to end at shutdown.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a controller is made from.
+pub struct Options {
+    /// Its configuration.
+    pub config: Config,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub rng: Arc<dyn Rng>,
+    /// Carries messages; by the configuration's `brokers` if absent.
+    pub transport: Option<Arc<dyn Transport>>,
+}
+
+impl Options {
+    /// With the machine's clock and randomness, and a transport by the configuration.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            clock: Arc::new(SystemClock::default()),
+            rng: Arc::new(SystemRng),
+            transport: None,
+        }
+    }
+}
+
+/// Why a controller did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The first administrator.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The broker's URL.
+    #[error("broker: {0}")]
+    Transport(#[from] RpcError),
+    /// The certificate.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// A directory or the port.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which.
+        what: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The service.
+pub struct Controller;
+
+/// A running controller. Dropping it does not stop it; [`Handle::shutdown`] does.
+pub struct Handle {
+    app: AppState,
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Controller {
+    /// Opens everything and starts the tasks. Returns when requests are answered.
+    ///
+    /// # Errors
+    /// [`ControllerError`]
+    pub async fn start(options: Options) -> Result<Handle, ControllerError> {
+        let Options {
+            config,
+            clock,
+            rng,
+            transport,
+        } = options;
+        config.check()?;
+        for dir in [config.state_dir.clone(), config.images()] {
+            std::fs::create_dir_all(&dir).map_err(|e| io(dir.display(), e))?;
+        }
+        let tls = match (config.plain_http, &config.tls_cert, &config.tls_key) {
+            (true, ..) => None,
+            (false, Some(cert), Some(key)) => Some(tls::from_files(cert, key)?),
+            _ => Some(tls::self_made(&config.state_dir, &config.names)?),
+        };
+        let store = Store::connect(&config.database_url()).await?;
+        bootstrap(&store, &*clock, &*rng, &config.admin_password).await?;
+        let listener = TcpListener::bind(config.listen).await;
+        let listener = listener.map_err(|e| io(config.listen, e))?;
+        let address = listener.local_addr().map_err(|e| io(config.listen, e))?;
+        let transport = match transport {
+            Some(transport) => transport,
+            None => berth_rpc::connect(
+                &config.brokers,
+                "berth-controller",
+                Arc::clone(&clock),
+                Arc::clone(&rng),
+            )?,
+        };
+        let app = app_state(&config, store, transport, clock, rng, address);
+        reconcile::lineage::ensure(&app.store, &app.env()).await?;
+        let stop = CancellationToken::new();
+        let tasks = start_tasks(&app, &stop);
+        tasks.spawn(serve::serve(listener, tls, router(app.clone()), stop.clone()));
+        tasks.close();
+        tracing::info!(url = %app.base_url, "the controller answers");
+        Ok(Handle {
+            app,
+            address,
+            stop,
+            tasks,
+        })
+    }
+}
+
+impl Handle {
+    /// Base of all links.
+    pub fn base_url(&self) -> &str {
+        &self.app.base_url
+    }
+
+    /// Where it listens; tells the port if the configuration's was 0.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What its handlers share; for those who embed it.
+    pub const fn app(&self) -> &AppState {
+        &self.app
+    }
+
+    /// Stops accepting, lets what is under way finish, and ends. What is not finished is in the
+    /// database, and goes on with the next start.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time; the database has their work");
+        }
+        self.app.transport.close().await;
+    }
+}
+
+fn app_state(
+    config: &Config,
+    store: Store,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    address: SocketAddr,
+) -> AppState {
+    let scheme = if config.plain_http { "http" } else { "https" };
+    let own = || format!("{scheme}://{address}");
+    let base_url = config.public_url.clone().unwrap_or_else(own);
+    AppState {
+        store,
+        transport,
+        clock,
+        rng,
+        base_url: base_url.trim_end_matches('/').into(),
+        image_dir: Arc::new(config.images()),
+        control: Arc::new(config.control.clone()),
+        wake: Arc::default(),
+        wake_outbox: Arc::default(),
+        metrics: Arc::default(),
+        settings: Arc::new(config.api()),
+    }
+}
+
+/// All tasks but the listener. Public, so that a simulation can run a controller without one.
+pub fn start_tasks(app: &AppState, stop: &CancellationToken) -> TaskTracker {
+    let tasks = TaskTracker::new();
+    tasks.spawn(workflow::driver::run(app.clone(), stop.clone()));
+    tasks.spawn(outbox::run(app.clone(), stop.clone()));
+    tasks.spawn(results::run_results(app.clone(), stop.clone()));
+    tasks.spawn(results::run_dead_letters(app.clone(), stop.clone()));
+    tasks.spawn(results::run_telemetry(app.clone(), stop.clone()));
+    tasks.spawn(reconcile::run(app.clone(), stop.clone()));
+    tasks
+}
+
+/// Everything on the one port.
+pub fn router(app: AppState) -> Router {
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/metrics", get(metrics_page))
+        .with_state(app.clone())
+        .merge(agents::router(app.clone()))
+        .fallback_service(api::router(app.clone()))
+        .layer(middleware::from_fn_with_state(app, count))
+}
+
+async fn count(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().trim_start_matches('/');
+    let service = path.split('/').next().unwrap_or("").to_owned();
+    let response = next.run(request).await;
+    app.metrics.request(&service, response.status().as_u16());
+    response
+}
+
+/// 200 while the database answers. The broker may be away for a while: that is said, not judged.
+async fn health(State(app): State<AppState>) -> Response {
+    let asked = app
+        .store
+        .tx::<_, StoreError, _>(|tx| Box::pin(tx.query("SELECT 1 AS one", &[])))
+        .await;
+    let broker = app.transport.is_connected();
+    match asked {
+        Ok(_) => {
+            Json(serde_json::json!({ "database": "ok", "broker_connected": broker })).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "the database does not answer");
+            let body = serde_json::json!({ "database": "failed", "broker_connected": broker });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
+}
+
+async fn metrics_page(State(app): State<AppState>) -> Response {
+    match metrics::render(&app).await {
+        Ok(page) => ([("content-type", "text/plain; version=0.0.4")], page).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be read");
+            StatusCode::SERVICE_UNAVAILABLE.into_response()
+        }
+    }
+}
+
+fn io(what: impl std::fmt::Display, source: std::io::Error) -> ControllerError {
+    ControllerError::Io {
+        what: what.to_string(),
+        source,
+    }
+}

@@ -1,0 +1,343 @@
+//! Answers come in: results, dead letters and telemetry.
+//!
+//! Guarantees that each answer is folded in once, by its message id, in one transaction with
+//! all that it changes, and is acknowledged after the commit (PROTOCOL.md, rule 11). Repeats
+//! fold away. What cannot be understood is rejected to the dead letters, and those are consumed
+//! here too: each is mapped to its operation and ends it with its reason (rule 9).
+
+use crate::api::AppState;
+use crate::params;
+use crate::store::{StoreError, Tx};
+use crate::workflow::{self, Advanced, Event};
+use crate::{config::ControlSettings, outbox, workflow::Env};
+use berth_rpc::{Address, ConsumeOptions, Consumer, Delivery, RpcError, kill_point};
+use berth_rpc_types::{
+    CommandResult, Envelope, MessageId, OperationId, Outcome, Telemetry, VmmId, VmmState,
+};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+/// Answers held unacknowledged while they are folded in.
+const PREFETCH: u16 = 32;
+/// Pause before a consumer is opened again, or an answer that the database refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Folds results in until `stop` is cancelled.
+pub async fn run_results(app: AppState, stop: CancellationToken) {
+    consume(&app, &stop, Address::Results, |app, delivery| {
+        Box::pin(result(app, delivery))
+    })
+    .await;
+}
+
+/// Consumes dead letters until `stop` is cancelled.
+pub async fn run_dead_letters(app: AppState, stop: CancellationToken) {
+    consume(&app, &stop, Address::DeadLetters, |app, delivery| {
+        Box::pin(dead_letter(app, delivery))
+    })
+    .await;
+}
+
+/// Notes progress until `stop` is cancelled.
+pub async fn run_telemetry(app: AppState, stop: CancellationToken) {
+    consume(&app, &stop, Address::Telemetry, |app, delivery| {
+        Box::pin(telemetry(app, delivery))
+    })
+    .await;
+}
+
+type Handled<'a> = futures::future::BoxFuture<'a, ()>;
+
+async fn consume<F>(app: &AppState, stop: &CancellationToken, address: Address, handle: F)
+where
+    F: for<'a> Fn(&'a AppState, &'a Delivery) -> Handled<'a>,
+{
+    while !stop.is_cancelled() {
+        let options = ConsumeOptions { prefetch: PREFETCH };
+        let opened = tokio::select! {
+            () = stop.cancelled() => return,
+            opened = app.transport.consume(address, options) => opened,
+        };
+        let mut consumer: Box<dyn Consumer> = match opened {
+            Ok(consumer) => consumer,
+            Err(error @ RpcError::Configuration(_)) => {
+                tracing::error!(%error, %address, "cannot consume; correct the broker's configuration");
+                app.clock.sleep(RETRY * 10).await;
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(%error, %address, "cannot consume yet");
+                app.clock.sleep(RETRY).await;
+                continue;
+            }
+        };
+        loop {
+            let delivery = tokio::select! {
+                () = stop.cancelled() => return,
+                delivery = consumer.next() => delivery,
+            };
+            let Some(delivery) = delivery else {
+                tracing::warn!(%address, "the transport was closed");
+                app.clock.sleep(RETRY).await;
+                break;
+            };
+            handle(app, &delivery).await;
+        }
+    }
+}
+
+async fn result(app: &AppState, delivery: &Delivery) {
+    kill_point!("controller.result.received");
+    let result: CommandResult = match serde_json::from_slice(&delivery.payload) {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, message_id = delivery.message_id, "not a result; to the dead letters");
+            drop(delivery.reject().await);
+            return;
+        }
+    };
+    let span = tracing::info_span!("result", request_id = %result.request_id,
+        operation_id = %result.operation_id, message_id = %result.message_id, vmm_id = %result.vmm_id);
+    async {
+        let folded = folded(app, &result).await;
+        kill_point!("controller.result.folded");
+        match folded {
+            Ok(advanced) => {
+                tracing::info!(outcome = name(&result.outcome), ?advanced, "result");
+                app.wake.notify_one();
+                // Lost with its connection, it comes again and folds away.
+                drop(delivery.ack().await);
+                kill_point!("controller.result.acknowledged");
+            }
+            Err(error) => {
+                tracing::error!(%error, "a result could not be folded in; trying again");
+                retry(app, &result, delivery).await;
+            }
+        }
+    }
+    .instrument(span)
+    .await;
+}
+
+/// The database does not take it now. It stays unacknowledged, so that it comes again if this
+/// controller dies; meanwhile it is tried here.
+async fn retry(app: &AppState, result: &CommandResult, delivery: &Delivery) {
+    for _ in 0..60 {
+        app.clock.sleep(RETRY).await;
+        if folded(app, result).await.is_ok() {
+            app.wake.notify_one();
+            drop(delivery.ack().await);
+            return;
+        }
+    }
+    // Its command is still in the outbox, so it is sent again and answered again (rule 2).
+    drop(delivery.ack().await);
+}
+
+const fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Progress { .. } => "progress",
+        Outcome::Done { .. } => "done",
+        Outcome::Failed { .. } => "failed",
+        Outcome::Superseded { .. } => "superseded",
+        Outcome::StaleEpoch { .. } => "stale_epoch",
+        Outcome::Unsupported { .. } => "unsupported",
+    }
+}
+
+async fn folded(app: &AppState, result: &CommandResult) -> Result<Advanced, StoreError> {
+    let (env, control) = (app.env(), app.control.clone());
+    app.store
+        .tx(|tx| {
+            let (env, control, result) = (env.clone(), control.clone(), result.clone());
+            Box::pin(async move {
+                let advanced = fold(tx, &env, &control, &result).await?;
+                kill_point!("controller.result.uncommitted");
+                Ok(advanced)
+            })
+        })
+        .await
+}
+
+/// Folds one result in. Public for the simulation and for tests.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn fold(
+    tx: &mut Tx,
+    env: &Env,
+    control: &ControlSettings,
+    result: &CommandResult,
+) -> Result<Advanced, StoreError> {
+    if let Outcome::Progress { doing, percent } = &result.outcome {
+        sign_of_life(tx, env, result.operation_id, doing, *percent).await?;
+        return Ok(Advanced::Waits);
+    }
+    let outcome = serde_json::to_string(&result.outcome).unwrap_or_default();
+    let Some((operation_id, vmm_id)) = asked(tx, result.message_id).await? else {
+        tracing::warn!("an answer to a command that nobody remembers; folded away");
+        return Ok(Advanced::Nothing);
+    };
+    if !outbox::settle(tx, result.message_id, &outcome).await? {
+        return Ok(Advanced::Nothing);
+    }
+    observe(tx, vmm_id, &result.outcome).await?;
+    if !is_current(tx, operation_id, result).await? {
+        return Ok(Advanced::Nothing);
+    }
+    let event = Event::Answer(result.outcome.clone());
+    workflow::fold(tx, env, control, operation_id, event).await
+}
+
+/// What the message was about, as the outbox knows it: the answer's own words are not trusted.
+async fn asked(
+    tx: &mut Tx,
+    message_id: MessageId,
+) -> Result<Option<(OperationId, VmmId)>, StoreError> {
+    let row = tx
+        .query_opt(
+            "SELECT operation_id, vmm_id FROM outbox WHERE message_id = $1",
+            params![message_id],
+        )
+        .await?;
+    row.map(|row| Ok((row.parse("operation_id")?, row.parse("vmm_id")?)))
+        .transpose()
+}
+
+/// Whether the operation still waits for this answer, by step and attempt.
+async fn is_current(
+    tx: &mut Tx,
+    operation_id: OperationId,
+    result: &CommandResult,
+) -> Result<bool, StoreError> {
+    let row = tx
+        .query_opt(
+            "SELECT b.message_id FROM outbox b JOIN operations o ON o.id = b.operation_id \
+             WHERE b.message_id = $1 AND o.id = $2 AND o.step = b.step AND o.attempt = b.attempt \
+             AND o.state = 'running'",
+            params![result.message_id, operation_id],
+        )
+        .await?;
+    Ok(row.is_some())
+}
+
+/// The state that the answer tells, if it is newer than what is known (rule 10).
+async fn observe(tx: &mut Tx, vmm_id: VmmId, outcome: &Outcome) -> Result<(), StoreError> {
+    let (Outcome::Done {
+        state, observation, ..
+    }
+    | Outcome::Failed {
+        state, observation, ..
+    }) = outcome
+    else {
+        return Ok(());
+    };
+    if *state == VmmState::Deleted {
+        // What that frees is the workflow's to decide.
+        return Ok(());
+    }
+    tx.execute(
+        "UPDATE vmms SET state = $1, observation = $2 \
+         WHERE id = $3 AND observation < $2 AND deleted_at IS NULL",
+        params![state.as_str(), *observation, vmm_id],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn sign_of_life(
+    tx: &mut Tx,
+    env: &Env,
+    operation_id: OperationId,
+    doing: &str,
+    percent: Option<u8>,
+) -> Result<(), StoreError> {
+    let doing: String = doing.chars().take(200).collect();
+    let progress = serde_json::json!({ "doing": doing, "percent": percent });
+    tx.execute(
+        "UPDATE operations SET progress = $1, last_sign_at = $2 WHERE id = $3 AND state = 'running'",
+        params![progress, env.now(), operation_id],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn dead_letter(app: &AppState, delivery: &Delivery) {
+    let from = delivery.dead_letter_queue.as_deref().unwrap_or("a queue");
+    let envelope: Option<Envelope> = serde_json::from_slice(&delivery.payload).ok();
+    // An unreadable body still has the id that it was published under.
+    let message_id = envelope
+        .as_ref()
+        .map(|e| e.message_id)
+        .or_else(|| delivery.message_id.parse().ok());
+    // A result carries its command's id: either way, it is that command's operation that ends.
+    let why = if from == Address::Results.to_string() {
+        "The agent's answer could not be understood: bring agent and controller to versions at \
+         most one apart. What became of the command is not known."
+            .to_owned()
+    } else {
+        format!(
+            "The command could not be delivered: it ended among the dead letters of {from}. Look \
+             at that host's berth-agent log; whether it was begun is not known."
+        )
+    };
+    let Some(message_id) = message_id else {
+        tracing::error!(%from, bytes = delivery.payload.len(), "a dead letter without a message id; dropped");
+        drop(delivery.ack().await);
+        return;
+    };
+    let (env, control) = (app.env(), app.control.clone());
+    let folded = app
+        .store
+        .tx(|tx| {
+            let (env, control, why) = (env.clone(), control.clone(), why.clone());
+            Box::pin(async move {
+                let Some((operation_id, _)) = asked(tx, message_id).await? else {
+                    return Ok(None);
+                };
+                if !outbox::settle(tx, message_id, "\"dead letter\"").await? {
+                    return Ok(Some(operation_id));
+                }
+                let event = Event::DeadLetter(why);
+                workflow::fold(tx, &env, &control, operation_id, event).await?;
+                Ok::<_, StoreError>(Some(operation_id))
+            })
+        })
+        .await;
+    kill_point!("controller.dead_letter.folded");
+    match folded {
+        Ok(operation_id) => {
+            tracing::error!(%message_id, ?operation_id, %from, "dead letter");
+            app.wake.notify_one();
+            drop(delivery.ack().await);
+        }
+        Err(error) => {
+            // Unacknowledged: it comes again.
+            tracing::error!(%error, %message_id, "a dead letter could not be folded in");
+            app.clock.sleep(RETRY).await;
+        }
+    }
+}
+
+async fn telemetry(app: &AppState, delivery: &Delivery) {
+    let news: Option<Telemetry> = serde_json::from_slice(&delivery.payload).ok();
+    if let Some(Telemetry::Progress {
+        operation_id,
+        doing,
+        percent,
+        ..
+    }) = news
+    {
+        let env = app.env();
+        // Droppable: a database that is busy drops it.
+        let _: Result<(), StoreError> = app
+            .store
+            .tx(|tx| {
+                let (env, doing) = (env.clone(), doing.clone());
+                Box::pin(async move { sign_of_life(tx, &env, operation_id, &doing, percent).await })
+            })
+            .await;
+    }
+    drop(delivery.ack().await);
+}

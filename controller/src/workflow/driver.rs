@@ -1,0 +1,195 @@
+//! Who runs the steps: one transaction a step, as often and by as many as there are.
+//!
+//! Guarantees: the state and the effects of a step commit together or not at all, and no step is
+//! done twice, whichever controllers run it. No leader, no lease: the row decides.
+
+use super::effects::Scene;
+use super::steps::{Effect, Event, Limits, next};
+use super::{Env, Operation};
+use crate::api::AppState;
+use crate::config::ControlSettings;
+use crate::params;
+use crate::store::{StoreError, Tx};
+use berth_rpc::kill_point;
+use berth_rpc_types::OperationId;
+use futures::StreamExt as _;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tracing::Instrument as _;
+
+/// How long the driver sleeps if nobody pokes it. Another controller's operation is found by it
+/// if that one died.
+const IDLE: Duration = Duration::from_millis(500);
+/// Operations looked at in one round.
+const BATCH: i64 = 64;
+/// Operations advanced at once by one controller.
+const CONCURRENT: usize = 8;
+/// Steps that one operation may take in one go; a bound on what a faulty step could do.
+const STEPS_AT_ONCE: usize = 32;
+
+/// What folding an event came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advanced {
+    /// There is more to do at once.
+    Again,
+    /// It waits for an event.
+    Waits,
+    /// It is over, not of this build, or somebody else took the step.
+    Nothing,
+}
+
+/// Drives operations until `stop` is cancelled. A step under way is finished.
+pub async fn run(app: AppState, stop: tokio_util::sync::CancellationToken) {
+    while !stop.is_cancelled() {
+        let found = match due(&app).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(%error, "operations cannot be read; trying again");
+                vec![]
+            }
+        };
+        let idle = found.is_empty();
+        futures::stream::iter(found)
+            .for_each_concurrent(CONCURRENT, |(id, request_id)| {
+                let span = tracing::info_span!("operation", %request_id, operation_id = %id);
+                drive(&app, id).instrument(span)
+            })
+            .await;
+        if idle {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = app.wake.notified() => {}
+                () = app.clock.sleep(IDLE) => {}
+            }
+        }
+    }
+}
+
+async fn due(app: &AppState) -> Result<Vec<(OperationId, String)>, StoreError> {
+    let now = app.clock.now_millis();
+    app.store
+        .tx(|tx| {
+            Box::pin(async move {
+                let rows = tx
+                    .query(
+                        "SELECT id, request_id FROM operations WHERE state = 'running' \
+                         AND wake_at <= $1 ORDER BY wake_at LIMIT $2",
+                        params![now, BATCH],
+                    )
+                    .await?;
+                rows.iter()
+                    .map(|row| Ok((row.parse("id")?, row.text("request_id")?)))
+                    .collect()
+            })
+        })
+        .await
+}
+
+async fn drive(app: &AppState, id: OperationId) {
+    for _ in 0..STEPS_AT_ONCE {
+        let (env, control) = (app.env(), app.control.clone());
+        kill_point!("controller.step.before");
+        let advanced = app
+            .store
+            .tx(|tx| {
+                let (env, control) = (env.clone(), control.clone());
+                Box::pin(async move {
+                    let advanced = fold(tx, &env, &control, id, Event::Run).await?;
+                    kill_point!("controller.step.uncommitted");
+                    Ok::<_, StoreError>(advanced)
+                })
+            })
+            .await;
+        kill_point!("controller.step.committed");
+        match advanced {
+            Ok(Advanced::Again) => {}
+            Ok(Advanced::Waits | Advanced::Nothing) => {
+                // Its command may be in the outbox now.
+                app.wake_outbox.notify_one();
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "step failed; trying again");
+                postpone(app, id).await;
+                return;
+            }
+        }
+    }
+}
+
+/// A step that the database or a malformed row refused is tried again after a while; the
+/// reconciler reports those that stay so.
+async fn postpone(app: &AppState, id: OperationId) {
+    let at = app.clock.now_millis() + 5_000;
+    let done: Result<u64, StoreError> = app
+        .store
+        .tx(|tx| {
+            Box::pin(async move {
+                tx.execute(
+                    "UPDATE operations SET wake_at = $1 WHERE id = $2 AND wake_at IS NOT NULL",
+                    params![at, id],
+                )
+                .await
+            })
+        })
+        .await;
+    if let Err(error) = done {
+        tracing::error!(%error, "and cannot be postponed");
+    }
+}
+
+/// Folds one event into an operation, in the caller's transaction: the next state, its effects,
+/// and the events that these answer with, until there are none.
+///
+/// # Errors
+/// [`StoreError`]; the caller's transaction then rolls back whole.
+pub async fn fold(
+    tx: &mut Tx,
+    env: &Env,
+    control: &ControlSettings,
+    id: OperationId,
+    event: Event,
+) -> Result<Advanced, StoreError> {
+    let Some(operation) = Operation::open(tx, id).await? else {
+        return Ok(Advanced::Nothing);
+    };
+    let limits = Limits {
+        max_attempts: control.max_attempts,
+        grace_s: control.shutdown_timeout,
+    };
+    let mut events = VecDeque::from([event]);
+    let mut now = operation.clone();
+    let mut again = false;
+    let mut ended = false;
+    while let Some(event) = events.pop_front() {
+        let decided = next(&now.state, &event, limits);
+        tracing::debug!(step = now.state.step.as_str(), ?event, next = ?decided.state.step, "step");
+        // Effects belong to the step that asked for them.
+        let scene = Scene {
+            env,
+            control,
+            operation: &now,
+            step: now.state.step.as_str(),
+            attempt: now.state.attempt,
+        };
+        for effect in &decided.effects {
+            ended |= matches!(effect, Effect::End(_));
+            events.extend(scene.apply(tx, effect).await?);
+        }
+        again = decided.again;
+        now.state = decided.state;
+    }
+    if ended {
+        return Ok(Advanced::Nothing);
+    }
+    let wake_at = again.then(|| env.now());
+    if !operation.save(tx, env, &now.state, wake_at).await? {
+        // The caller rolls back; whoever took the step did all this already.
+        return Err(StoreError::Contended(1));
+    }
+    Ok(if again {
+        Advanced::Again
+    } else {
+        Advanced::Waits
+    })
+}
