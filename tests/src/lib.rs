@@ -8,6 +8,7 @@
 //! - [`probe`]: a tiny guest in a VMM of its own, on this machine's `/dev/kvm` of any kind.
 //! - [`net`]: several hosts, and the test, on one network in a namespace of its own.
 //! - [`rabbit`], [`postgres`]: Debian's RabbitMQ and PostgreSQL, private, with `kill -9`.
+//! - [`cloud`]: a whole Berth cloud of these; [`openstack`]: the real `openstack` command for it.
 //! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports; [`scratch`]: folders;
 //!   [`binaries`]: the programs under test; [`skip!`]: tests that cannot run here.
 
@@ -19,6 +20,9 @@ pub mod skip;
 
 pub mod postgres;
 pub mod rabbit;
+
+pub mod cloud;
+pub mod openstack;
 
 pub mod channel;
 pub mod client;
