@@ -15,6 +15,7 @@ mod error;
 mod identity;
 mod image;
 pub mod layers;
+pub mod listing;
 mod network;
 pub mod query;
 #[cfg(test)]

@@ -16,10 +16,6 @@ pub fn conflict(kind: &'static str, message: impl Into<String>) -> ApiError {
     refuse(StatusCode::CONFLICT, kind, message)
 }
 
-pub fn forbidden(message: impl Into<String>) -> ApiError {
-    refuse(StatusCode::FORBIDDEN, "PolicyNotAuthorized", message)
-}
-
 pub fn not_found(kind: &'static str, what: &str, id: &str) -> ApiError {
     refuse(
         StatusCode::NOT_FOUND,

@@ -199,6 +199,53 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// A fresh id in Neutron's form.
+pub fn new_id(rng: &dyn berth_rpc::clock::Rng) -> String {
+    uuid::Builder::from_random_bytes(rng.bits().to_be_bytes())
+        .into_uuid()
+        .to_string()
+}
+
+/// Refuses to take a network down under servers: their ports would go on carrying traffic.
+///
+/// # Errors
+/// 409 that names a port.
+pub async fn must_hold_no_server(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
+    let sql = "SELECT id FROM ports WHERE network_id = $1 AND instance_id IS NOT NULL";
+    match tx.query_opt(sql, params![id]).await? {
+        None => Ok(()),
+        Some(row) => Err(conflict(
+            "NetworkInUse",
+            format!(
+                "Network {id} cannot be set down while servers use it: port {} is one's.",
+                row.text("id")?
+            ),
+        )),
+    }
+}
+
+/// Refuses to take a network from projects that use it.
+///
+/// # Errors
+/// 409 `InvalidSharedSetting`.
+pub async fn must_hold_no_foreign_port(tx: &mut Tx, network: &Network) -> Result<(), ApiError> {
+    let sql = "SELECT id FROM ports WHERE network_id = $1 AND project_id <> $2";
+    match tx
+        .query_opt(sql, params![&network.id, &network.project_id])
+        .await?
+    {
+        None => Ok(()),
+        Some(_) => Err(conflict(
+            "InvalidSharedSetting",
+            format!(
+                "Unable to reconfigure sharing settings for network {}. Multiple projects are \
+                 using it.",
+                network.id
+            ),
+        )),
+    }
+}
+
 /// The ids of its subnets.
 ///
 /// # Errors

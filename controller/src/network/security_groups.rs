@@ -120,6 +120,11 @@ pub fn missing(id: &str) -> ApiError {
     not_found("SecurityGroupNotFound", "Security group", id)
 }
 
+/// A 404 for a rule.
+pub fn missing_rule(id: &str) -> ApiError {
+    not_found("SecurityGroupRuleNotFound", "Security group rule", id)
+}
+
 /// Groups with their rules: a project's, or all (`None`).
 ///
 /// # Errors

@@ -1,0 +1,268 @@
+//! Image bytes: up, down, and whether they may be had.
+
+use super::{Reply, admin_only, bad, forbidden, no_content, parse_id, refuse};
+use crate::api::{ApiError, AppState, RequestContext};
+use crate::image::files::{self, UploadError, Written};
+use crate::image::{records, serving};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use uuid::Uuid;
+
+/// Properties by which a client says what it is about to send, and which hash that is. The
+/// `openstack` client sets the first two; the third is for scripts.
+const PROMISES: [&str; 3] = [
+    "owner_specified.openstack.md5",
+    "owner_specified.openstack.sha256",
+    "sha512",
+];
+
+/// `PUT /v2/images/{id}/file`
+pub async fn upload(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Reply {
+    let id = parse_id(&id)?;
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .map_or(b"".as_slice(), HeaderValue::as_bytes);
+    if kind != b"application/octet-stream" {
+        return Err(refuse(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Image data is sent with Content-Type application/octet-stream.",
+        ));
+    }
+    let promised = begin(&app, &context, id).await?;
+    let unique = uuid::Builder::from_random_bytes(app.rng.bits().to_be_bytes()).into_uuid();
+    let limit = app.settings.max_image_bytes;
+    // In a task of its own: a caller who hangs up must not leave the image "saving" for ever.
+    let task = tokio::spawn(async move {
+        let received = files::receive(&app.image_dir, unique, limit, body.into_data_stream()).await;
+        let result = match received {
+            Ok(part) => finish(&app, id, part, &promised).await,
+            Err(error) => Err(upload_error(&error)),
+        };
+        if result.is_err() {
+            back_to_queued(&app, id).await;
+        }
+        result
+    });
+    task.await.map_err(|error| {
+        tracing::error!(image = %id, %error, "an upload's task ended early");
+        refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The upload failed; see the log.",
+        )
+    })??;
+    Ok(no_content())
+}
+
+/// Marks the image as being saved: of two uploads at once, one is refused.
+async fn begin(
+    app: &AppState,
+    context: &RequestContext,
+    id: Uuid,
+) -> Result<Vec<(&'static str, String)>, ApiError> {
+    let now = app.clock.now_millis();
+    app.store
+        .tx(|tx| {
+            let context = context.clone();
+            Box::pin(async move {
+                let text = id.to_string();
+                let image = records::load(tx, &context, &text).await?;
+                image.must_be_owned_by(&context)?;
+                if image.container_format.is_none() || image.disk_format.is_none() {
+                    return Err(bad(
+                        "Properties disk_format, container_format must be set prior to saving \
+                         data.",
+                    ));
+                }
+                if !records::transition(tx, &text, "queued", "saving", now).await? {
+                    return Err(refuse(
+                        StatusCode::CONFLICT,
+                        format!(
+                            "Image status transition from {} to saving is not allowed: an image \
+                             is uploaded once.",
+                            image.status
+                        ),
+                    ));
+                }
+                let promised = PROMISES
+                    .iter()
+                    .filter_map(|name| {
+                        let value = image.properties.get(*name)?;
+                        (!value.is_empty()).then(|| (*name, value.to_ascii_lowercase()))
+                    })
+                    .collect();
+                Ok(promised)
+            })
+        })
+        .await
+}
+
+async fn finish(
+    app: &AppState,
+    id: Uuid,
+    part: files::PartFile,
+    promised: &[(&'static str, String)],
+) -> Result<(), ApiError> {
+    for (name, expected) in promised {
+        let found = hash_of(&part.written, name);
+        if found != expected {
+            return Err(bad(format!(
+                "Checksum mismatch: the image's property {name} says {expected}, but the {} bytes \
+                 that were sent have {found}. Upload it again, or correct the property.",
+                part.written.size
+            )));
+        }
+    }
+    let written = part.put(id).await.map_err(|e| upload_error(&e))?;
+    let now = app.clock.now_millis();
+    let saved = app
+        .store
+        .tx(|tx| {
+            let written = written.clone();
+            Box::pin(async move {
+                Ok::<_, ApiError>(records::saved(tx, &id.to_string(), &written, now).await?)
+            })
+        })
+        .await?;
+    if saved {
+        return Ok(());
+    }
+    drop(files::remove(&app.image_dir, id).await);
+    Err(refuse(
+        StatusCode::GONE,
+        format!("Image {id} was deleted while its data was being uploaded."),
+    ))
+}
+
+fn hash_of<'w>(written: &'w Written, promise: &str) -> &'w str {
+    match promise {
+        "owner_specified.openstack.md5" => &written.md5,
+        "owner_specified.openstack.sha256" => &written.sha256,
+        _ => &written.sha512,
+    }
+}
+
+fn upload_error(error: &UploadError) -> ApiError {
+    match error {
+        UploadError::TooLarge(_) => refuse(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+        UploadError::CutShort { .. } => bad(error.to_string()),
+        UploadError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            tracing::error!(%error, "the image directory is full");
+            refuse(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "There is no room left for images on the controller.",
+            )
+        }
+        UploadError::Io { .. } | UploadError::Stopped(_) => {
+            tracing::error!(%error, "upload failed");
+            refuse(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The image could not be written; the log has the cause under this request id.",
+            )
+        }
+    }
+}
+
+async fn back_to_queued(app: &AppState, id: Uuid) {
+    let now = app.clock.now_millis();
+    let done = app
+        .store
+        .tx(|tx| {
+            Box::pin(async move {
+                let id = id.to_string();
+                Ok::<_, ApiError>(records::transition(tx, &id, "saving", "queued", now).await?)
+            })
+        })
+        .await;
+    if let Err(error) = done {
+        tracing::error!(image = %id, %error, "a failed upload's image stays in saving; delete it");
+    }
+}
+
+/// `GET /v2/images/{id}/file`; 204 while there is nothing.
+pub async fn download(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Reply {
+    let id = parse_id(&id)?;
+    let image = app
+        .store
+        .tx(|tx| {
+            let context = context.clone();
+            Box::pin(async move { records::load(tx, &context, &id.to_string()).await })
+        })
+        .await?;
+    match image.status.as_str() {
+        "active" => {}
+        "deactivated" if context.is_admin => {}
+        "deactivated" => {
+            return Err(forbidden(
+                "The requested image has been deactivated. Image data download is forbidden.",
+            ));
+        }
+        _ => return Ok(no_content()),
+    }
+    let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok());
+    let mut response = serving::stream(&app, id, range).await?;
+    if let Some(Ok(md5)) = image.md5.as_deref().map(HeaderValue::from_str)
+        && response.status() == StatusCode::OK
+    {
+        response.headers_mut().insert("content-md5", md5);
+    }
+    Ok(response)
+}
+
+async fn turn(
+    app: &AppState,
+    context: &RequestContext,
+    id: &str,
+    from: &'static str,
+    to: &'static str,
+) -> Reply {
+    admin_only(context)?;
+    let id = parse_id(id)?.to_string();
+    let now = app.clock.now_millis();
+    app.store
+        .tx(|tx| {
+            let (context, id) = (context.clone(), id.clone());
+            Box::pin(async move {
+                let image = records::load(tx, &context, &id).await?;
+                if image.status != to && !records::transition(tx, &id, from, to, now).await? {
+                    return Err(forbidden(format!(
+                        "Not allowed to make image {id} {to}: its status is {}.",
+                        image.status
+                    )));
+                }
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await?;
+    Ok(no_content())
+}
+
+/// `POST /v2/images/{id}/actions/deactivate`
+pub async fn deactivate(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+) -> Reply {
+    turn(&app, &context, &id, "active", "deactivated").await
+}
+
+/// `POST /v2/images/{id}/actions/reactivate`
+pub async fn reactivate(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+) -> Reply {
+    turn(&app, &context, &id, "deactivated", "active").await
+}

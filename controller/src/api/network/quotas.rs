@@ -1,0 +1,191 @@
+//! Quotas over HTTP: an administrator's to set, a project's to see.
+
+use super::{Reply, answer_list, forbidden, no_content, ok};
+use crate::api::body::{self, Fields};
+use crate::api::query::Params;
+use crate::api::{ApiError, AppState, RequestContext, Service};
+use crate::network::quotas::{self, COUNTED};
+use crate::params;
+use crate::store::Tx;
+use axum::Extension;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use serde_json::{Map, Value, json};
+
+fn may_see(context: &RequestContext, project: &str) -> Result<(), ApiError> {
+    if context.may_see(project) {
+        return Ok(());
+    }
+    Err(forbidden(
+        "Only an administrator may see another project's quotas.",
+    ))
+}
+
+fn admin_only(context: &RequestContext) -> Result<(), ApiError> {
+    if context.is_admin {
+        return Ok(());
+    }
+    Err(forbidden("Only an administrator may change quotas."))
+}
+
+async fn limits(tx: &mut Tx, project: &str) -> Result<Value, ApiError> {
+    let mut all = Map::new();
+    for what in COUNTED {
+        let limit = quotas::limit(tx, project, *what).await?;
+        all.insert(what.name.to_owned(), json!(limit));
+    }
+    Ok(Value::Object(all))
+}
+
+/// `GET /v2.0/quotas`: projects whose quotas were set.
+pub async fn list(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    query: Params,
+) -> Reply {
+    admin_only(&context)?;
+    let items = app
+        .store
+        .tx(|tx| {
+            Box::pin(async move {
+                let sql = "SELECT DISTINCT project_id FROM network_quotas ORDER BY project_id";
+                let mut items = Vec::new();
+                for row in tx.query(sql, &[]).await? {
+                    let project = row.text("project_id")?;
+                    let mut item = limits(tx, &project).await?;
+                    item["project_id"] = json!(project);
+                    item["tenant_id"] = json!(project);
+                    items.push(item);
+                }
+                Ok::<_, ApiError>(items)
+            })
+        })
+        .await?;
+    answer_list(
+        &app,
+        "quotas",
+        "quotas",
+        &["project_id", "tenant_id"],
+        items,
+        &query,
+    )
+}
+
+/// `GET /v2.0/quotas/{project}`
+pub async fn show(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(project): Path<String>,
+) -> Reply {
+    may_see(&context, &project)?;
+    let quota = app
+        .store
+        .tx(|tx| {
+            let project = project.clone();
+            Box::pin(async move { limits(tx, &project).await })
+        })
+        .await?;
+    Ok(ok(json!({"quota": quota})))
+}
+
+/// `GET /v2.0/quotas/{project}/default`
+pub async fn defaults(
+    Extension(context): Extension<RequestContext>,
+    Path(project): Path<String>,
+) -> Reply {
+    may_see(&context, &project)?;
+    let quota: Map<String, Value> = COUNTED
+        .iter()
+        .map(|what| (what.name.to_owned(), json!(what.default)))
+        .collect();
+    Ok(ok(json!({"quota": quota})))
+}
+
+/// `GET /v2.0/quotas/{project}/details.json`
+pub async fn details(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(project): Path<String>,
+) -> Reply {
+    may_see(&context, &project)?;
+    let quota = app
+        .store
+        .tx(|tx| {
+            let project = project.clone();
+            Box::pin(async move {
+                let mut all = Map::new();
+                for what in COUNTED {
+                    let limit = quotas::limit(tx, &project, *what).await?;
+                    let used = quotas::used(tx, &project, *what).await?;
+                    let detail = json!({"limit": limit, "used": used, "reserved": 0});
+                    all.insert(what.name.to_owned(), detail);
+                }
+                Ok::<_, ApiError>(all)
+            })
+        })
+        .await?;
+    Ok(ok(json!({"quota": quota})))
+}
+
+/// `PUT /v2.0/quotas/{project}`; -1 is no limit.
+pub async fn update(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(project): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    admin_only(&context)?;
+    let body = body::parse(Service::Network, &bytes)?;
+    let fields = Fields::within(Service::Network, &body, "quota")?;
+    let mut known: Vec<&str> = COUNTED.iter().map(|w| w.name).collect();
+    known.extend(["project_id", "tenant_id", "force", "check_limit"]);
+    fields.only(&known)?;
+    let mut changes = Vec::new();
+    for what in COUNTED {
+        if let Some(value) = fields.int(what.name, -1, i64::from(i32::MAX))? {
+            changes.push((what.name, value));
+        }
+    }
+    let quota = app
+        .store
+        .tx(|tx| {
+            let (project, changes) = (project.clone(), changes.clone());
+            Box::pin(async move {
+                for (name, value) in changes {
+                    tx.execute(
+                        "INSERT INTO network_quotas (project_id, resource, value) \
+                         VALUES ($1, $2, $3) ON CONFLICT (project_id, resource) \
+                         DO UPDATE SET value = excluded.value",
+                        params![&project, name, value],
+                    )
+                    .await?;
+                }
+                limits(tx, &project).await
+            })
+        })
+        .await?;
+    Ok(ok(json!({"quota": quota})))
+}
+
+/// `DELETE /v2.0/quotas/{project}`: back to the defaults.
+pub async fn reset(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(project): Path<String>,
+) -> Reply {
+    admin_only(&context)?;
+    app.store
+        .tx(|tx| {
+            let project = project.clone();
+            Box::pin(async move {
+                tx.execute(
+                    "DELETE FROM network_quotas WHERE project_id = $1",
+                    params![project],
+                )
+                .await?;
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await?;
+    Ok(no_content())
+}

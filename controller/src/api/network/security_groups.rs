@@ -1,0 +1,416 @@
+//! Security groups and rules over HTTP.
+
+use super::{Reply, answer_list, created, no_content, ok, one_or_many, only, project_of};
+use crate::api::body::{self, Fields};
+use crate::api::query::Params;
+use crate::api::{ApiError, AppState, RequestContext, Service, time};
+use crate::network::networks;
+use crate::network::quotas;
+use crate::network::security_groups::{self, Group, Rule};
+use crate::params;
+use crate::store::Tx;
+use crate::workflow::Env;
+use axum::Extension;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+const FILTERS: &[&str] = &[
+    "id",
+    "name",
+    "description",
+    "project_id",
+    "tenant_id",
+    "revision_number",
+    "created_at",
+    "updated_at",
+];
+
+const RULE_FILTERS: &[&str] = &[
+    "id",
+    "security_group_id",
+    "direction",
+    "ethertype",
+    "protocol",
+    "port_range_min",
+    "port_range_max",
+    "remote_group_id",
+    "remote_ip_prefix",
+    "description",
+    "project_id",
+    "tenant_id",
+    "revision_number",
+    "created_at",
+    "updated_at",
+];
+
+fn rule_view(rule: &Rule) -> Value {
+    json!({
+        "id": rule.id,
+        "security_group_id": rule.group_id,
+        "tenant_id": rule.project_id,
+        "project_id": rule.project_id,
+        "description": rule.description,
+        "direction": rule.direction,
+        "ethertype": rule.ethertype,
+        "protocol": rule.protocol,
+        "port_range_min": rule.port_min,
+        "port_range_max": rule.port_max,
+        "remote_group_id": rule.remote_group_id,
+        "remote_ip_prefix": rule.remote_ip_prefix,
+        "revision_number": 1,
+        "created_at": time::seconds(rule.created_at),
+        "updated_at": time::seconds(rule.created_at),
+    })
+}
+
+fn view(group: &Group) -> Value {
+    json!({
+        "id": group.id,
+        "name": group.name,
+        "description": group.description,
+        "tenant_id": group.project_id,
+        "project_id": group.project_id,
+        "security_group_rules": group.rules.iter().map(rule_view).collect::<Vec<_>>(),
+        "revision_number": group.revision,
+        "created_at": time::seconds(group.created_at),
+        "updated_at": time::seconds(group.updated_at),
+    })
+}
+
+fn env(app: &AppState) -> Env {
+    Env {
+        clock: app.clock.clone(),
+        rng: app.rng.clone(),
+    }
+}
+
+/// Whose groups a list shows: the caller's, or (administrators) everybody's.
+fn scope(context: &RequestContext) -> Option<String> {
+    (!context.is_admin).then(|| context.project_id.clone())
+}
+
+/// `GET /v2.0/security-groups`. A project's default group is made when somebody looks.
+pub async fn list(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    query: Params,
+) -> Reply {
+    let env = env(&app);
+    let groups = app
+        .store
+        .tx(|tx| {
+            let (context, env) = (context.clone(), env.clone());
+            Box::pin(async move {
+                if !context.project_id.is_empty() {
+                    security_groups::ensure_default(tx, &env, &context.project_id).await?;
+                }
+                Ok::<_, ApiError>(security_groups::list(tx, scope(&context).as_deref()).await?)
+            })
+        })
+        .await?;
+    let views = groups.iter().map(view).collect();
+    answer_list(
+        &app,
+        "security_groups",
+        "security-groups",
+        FILTERS,
+        views,
+        &query,
+    )
+}
+
+/// `POST /v2.0/security-groups`, one or several.
+pub async fn create(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    bytes: Bytes,
+) -> Reply {
+    let body = body::parse(Service::Network, &bytes)?;
+    let (all, bulk) = one_or_many(&body, "security_group", "security_groups")?;
+    let mut new = Vec::new();
+    for fields in &all {
+        fields.only(&["name", "description", "project_id", "tenant_id", "stateful"])?;
+        if fields.flag("stateful")? == Some(false) {
+            return Err(super::not_offered("stateful", "false"));
+        }
+        new.push((
+            project_of(&context, fields)?,
+            fields.text("name", 255)?.unwrap_or_default(),
+            fields.text("description", 255)?.unwrap_or_default(),
+        ));
+    }
+    let env = env(&app);
+    let groups = app
+        .store
+        .tx(|tx| {
+            let (new, env) = (new.clone(), env.clone());
+            Box::pin(async move {
+                let mut groups = Vec::new();
+                for (project, name, description) in &new {
+                    security_groups::ensure_default(tx, &env, project).await?;
+                    groups.push(
+                        security_groups::create(tx, &env, project, name, description, false)
+                            .await?,
+                    );
+                }
+                Ok::<_, ApiError>(groups)
+            })
+        })
+        .await?;
+    let views = groups.iter().map(view).collect();
+    Ok(created("security_group", "security_groups", bulk, views))
+}
+
+async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Group, ApiError> {
+    let found = security_groups::find(tx, id).await?;
+    found
+        .filter(|g| context.may_see(&g.project_id))
+        .ok_or_else(|| security_groups::missing(id))
+}
+
+/// `GET /v2.0/security-groups/{id}`
+pub async fn show(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+    query: Params,
+) -> Reply {
+    let group = app
+        .store
+        .tx(|tx| {
+            let (context, id) = (context.clone(), id.clone());
+            Box::pin(async move { load(tx, &context, &id).await })
+        })
+        .await?;
+    Ok(ok(json!({"security_group": only(view(&group), &query)})))
+}
+
+/// `PUT /v2.0/security-groups/{id}`
+pub async fn update(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> Reply {
+    let body = body::parse(Service::Network, &bytes)?;
+    let fields = Fields::within(Service::Network, &body, "security_group")?;
+    fields.only(&["name", "description", "stateful"])?;
+    if fields.flag("stateful")? == Some(false) {
+        return Err(super::not_offered("stateful", "false"));
+    }
+    let name = fields.text("name", 255)?;
+    let description = fields.text("description", 255)?;
+    let now = app.clock.now_millis();
+    let group = app
+        .store
+        .tx(|tx| {
+            let (context, id) = (context.clone(), id.clone());
+            let (name, description) = (name.clone(), description.clone());
+            Box::pin(async move {
+                let group = load(tx, &context, &id).await?;
+                let renamed = name.as_deref().is_some_and(|n| n != group.name);
+                if renamed && (group.is_default || name.as_deref() == Some("default")) {
+                    return Err(ApiError::new(
+                        Service::Network,
+                        axum::http::StatusCode::CONFLICT,
+                        "Updating default security group not allowed: its name is its own.",
+                    )
+                    .kind("SecurityGroupCannotUpdateDefault"));
+                }
+                tx.execute(
+                    "UPDATE security_groups SET name = COALESCE($1, name), \
+                     description = COALESCE($2, description), revision = revision + 1, \
+                     updated_at = $3 WHERE id = $4",
+                    params![name, description, now, &id],
+                )
+                .await?;
+                load(tx, &context, &id).await
+            })
+        })
+        .await?;
+    Ok(ok(json!({"security_group": view(&group)})))
+}
+
+/// `DELETE /v2.0/security-groups/{id}`, with its rules.
+pub async fn delete(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+) -> Reply {
+    app.store
+        .tx(|tx| {
+            let (context, id) = (context.clone(), id.clone());
+            Box::pin(async move {
+                let group = load(tx, &context, &id).await?;
+                security_groups::delete(tx, &group).await
+            })
+        })
+        .await?;
+    Ok(no_content())
+}
+
+/// `GET /v2.0/security-group-rules`
+pub async fn list_rules(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    query: Params,
+) -> Reply {
+    let rules = app
+        .store
+        .tx(|tx| {
+            let scope = scope(&context);
+            Box::pin(async move {
+                Ok::<_, ApiError>(security_groups::rules(tx, scope.as_deref()).await?)
+            })
+        })
+        .await?;
+    let views = rules.iter().map(rule_view).collect();
+    answer_list(
+        &app,
+        "security_group_rules",
+        "security-group-rules",
+        RULE_FILTERS,
+        views,
+        &query,
+    )
+}
+
+fn parse_rule(app: &AppState, fields: &Fields<'_>) -> Result<Rule, ApiError> {
+    fields.only(&[
+        "security_group_id",
+        "direction",
+        "ethertype",
+        "protocol",
+        "port_range_min",
+        "port_range_max",
+        "remote_group_id",
+        "remote_ip_prefix",
+        "description",
+        "project_id",
+        "tenant_id",
+    ])?;
+    let protocol = match fields.get("protocol") {
+        Some(Value::Number(n)) => Some(n.to_string()),
+        _ => fields.text("protocol", 40)?.map(|p| p.to_ascii_lowercase()),
+    };
+    let ethertype = match fields.text("ethertype", 10)?.as_deref() {
+        None => "IPv4".to_owned(),
+        Some(t) if t.eq_ignore_ascii_case("ipv4") => "IPv4".to_owned(),
+        Some(t) if t.eq_ignore_ascii_case("ipv6") => "IPv6".to_owned(),
+        Some(_) => return Err(fields.wrong("ethertype", "is to be IPv4 or IPv6")),
+    };
+    Ok(Rule {
+        id: networks::new_id(&*app.rng),
+        group_id: fields
+            .text("security_group_id", 64)?
+            .ok_or_else(|| fields.wrong("security_group_id", "is missing"))?,
+        project_id: String::new(), // the group's
+        description: fields.text("description", 255)?.unwrap_or_default(),
+        direction: fields
+            .text("direction", 10)?
+            .ok_or_else(|| fields.wrong("direction", "is missing"))?,
+        ethertype,
+        protocol: protocol.filter(|p| p != "any"),
+        port_min: fields.int("port_range_min", -1, 65_535)?,
+        port_max: fields.int("port_range_max", -1, 65_535)?,
+        remote_group_id: fields.text("remote_group_id", 64)?,
+        remote_ip_prefix: fields.text("remote_ip_prefix", 64)?,
+        created_at: app.clock.now_millis(),
+    })
+}
+
+/// `POST /v2.0/security-group-rules`, one or several.
+pub async fn create_rule(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    bytes: Bytes,
+) -> Reply {
+    let body = body::parse(Service::Network, &bytes)?;
+    let (all, bulk) = one_or_many(&body, "security_group_rule", "security_group_rules")?;
+    let new: Vec<Rule> = all
+        .iter()
+        .map(|f| parse_rule(&app, f))
+        .collect::<Result<_, _>>()?;
+    let rules = app
+        .store
+        .tx(|tx| {
+            let (new, context) = (new.clone(), context.clone());
+            Box::pin(async move {
+                let mut rules = Vec::new();
+                for mut rule in new {
+                    let group = load(tx, &context, &rule.group_id).await?;
+                    if let Some(remote) = &rule.remote_group_id {
+                        load(tx, &context, remote).await?;
+                    }
+                    rule.project_id = group.project_id;
+                    quotas::one_more(tx, &rule.project_id, quotas::SECURITY_GROUP_RULE).await?;
+                    security_groups::insert_rule(tx, &rule).await?;
+                    rules.push(rule);
+                }
+                Ok::<_, ApiError>(rules)
+            })
+        })
+        .await?;
+    let views = rules.iter().map(rule_view).collect();
+    Ok(created(
+        "security_group_rule",
+        "security_group_rules",
+        bulk,
+        views,
+    ))
+}
+
+async fn load_rule(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Rule, ApiError> {
+    let row = tx
+        .query_opt(
+            "SELECT * FROM security_group_rules WHERE id = $1",
+            params![id],
+        )
+        .await?;
+    let rule = row.as_ref().map(Rule::try_from).transpose()?;
+    rule.filter(|r| context.may_see(&r.project_id))
+        .ok_or_else(|| security_groups::missing_rule(id))
+}
+
+/// `GET /v2.0/security-group-rules/{id}`
+pub async fn show_rule(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+    query: Params,
+) -> Reply {
+    let rule = app
+        .store
+        .tx(|tx| {
+            let (context, id) = (context.clone(), id.clone());
+            Box::pin(async move { load_rule(tx, &context, &id).await })
+        })
+        .await?;
+    Ok(ok(
+        json!({"security_group_rule": only(rule_view(&rule), &query)}),
+    ))
+}
+
+/// `DELETE /v2.0/security-group-rules/{id}`
+pub async fn delete_rule(
+    State(app): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    Path(id): Path<String>,
+) -> Reply {
+    app.store
+        .tx(|tx| {
+            let (context, id) = (context.clone(), id.clone());
+            Box::pin(async move {
+                load_rule(tx, &context, &id).await?;
+                tx.execute(
+                    "DELETE FROM security_group_rules WHERE id = $1",
+                    params![&id],
+                )
+                .await?;
+                Ok::<_, ApiError>(())
+            })
+        })
+        .await?;
+    Ok(no_content())
+}
