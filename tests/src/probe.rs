@@ -81,6 +81,17 @@ impl Config {
         self
     }
 
+    /// The VMM's configuration file, for a probe image at `kernel`.
+    #[must_use]
+    pub fn json(&self, kernel: &Path) -> Value {
+        json!({
+            "boot-source": { "kernel_image_path": kernel, "boot_args": self.words },
+            "drives": self.drives,
+            "network-interfaces": self.nics,
+            "machine-config": { "vcpu_count": 1, "mem_size_mib": 128 },
+        })
+    }
+
     /// Starts the guest.
     ///
     /// # Errors
@@ -89,12 +100,7 @@ impl Config {
         let vmm = binaries::build("berth-vmm", "berth-vmm")?;
         let dir = scratch::folder("probe")?;
         let kernel = build(dir.path(), self.entry)?;
-        let config = json!({
-            "boot-source": { "kernel_image_path": kernel, "boot_args": self.words },
-            "drives": self.drives,
-            "network-interfaces": self.nics,
-            "machine-config": { "vcpu_count": 1, "mem_size_mib": 128 },
-        });
+        let config = self.json(&kernel);
         let file = dir.path().join("config.json");
         fs::write(&file, config.to_string())?;
         let console = dir.path().join("console");

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use berth_tests::host::EmulatedHost;
 use berth_tests::net::TestNet;
 use berth_tests::probe::{self, Config, Entry};
 use berth_tests::skip::missing_for_hosts;
-use berth_tests::{process, scratch, skip};
+use berth_tests::{binaries, process, scratch, skip};
 use tempfile::TempDir;
 
 /// Much more than any of these guests takes on a busy machine.
@@ -224,6 +225,52 @@ fn packets_of_all_sizes_come_back_through_a_tap_checksummed_or_not() {
             "{words}: {open} open checksums"
         );
     }
+}
+
+/// What runs above on this machine's KVM, of whatever kind, also runs on hardware KVM.
+#[test]
+fn the_same_guest_runs_on_hardware_kvm_in_an_emulated_host() {
+    if let Some(why) = missing_for_hosts() {
+        skip!("{why}");
+    }
+    let dir = scratch::folder("probe").unwrap();
+    let kernel = probe::build(dir.path(), Entry::Pvh).unwrap();
+    let vmm = binaries::build("berth-vmm", "berth-vmm").unwrap();
+    let image = disk(&dir, "image", 64);
+    let before = fs::read(&image).unwrap();
+    let host = EmulatedHost::builder("probe")
+        .memory_mib(1024)
+        .file(&vmm, "/usr/local/bin/berth-vmm")
+        .file(&kernel, "/opt/probe.elf")
+        .file(&image, "/opt/first")
+        .file(&image, "/opt/second")
+        .start()
+        .unwrap();
+    let run = |words: &str| {
+        let config = Config::new(words)
+            .drive("first", Path::new("/opt/first"), false)
+            .drive("second", Path::new("/opt/second"), false)
+            .json(Path::new("/opt/probe.elf"));
+        let config = config.to_string();
+        host.put("/opt/config.json", config.as_bytes()).unwrap();
+        let command = ["berth-vmm", "--no-api", "--config-file", "/opt/config.json"];
+        let output = host.run(&command, PATIENCE).unwrap();
+        assert_eq!(output.code, 0, "{}{}", output.text(), output.error_text());
+        output.text()
+    };
+    let console = run("mode=blk irq=1 sectors=40 at=50 end=poweroff");
+    assert!(
+        console.contains(&format!("hash {}", fnv1a(&before[..40 * SECTOR]))),
+        "{console}"
+    );
+    let after = host.get("/opt/first").unwrap();
+    let written = fnv1a(&after[50 * SECTOR..58 * SECTOR]);
+    assert!(
+        console.contains(&format!("written hash {written}")),
+        "{console}"
+    );
+    let console = run("mode=mistake end=poweroff");
+    assert!(console.contains("probe: mistake done"), "{console}");
 }
 
 fn ip(arguments: &str) {
