@@ -45,7 +45,7 @@ pub struct ApiSettings {
     pub token_lifetime_secs: i64,
     /// The largest image that is taken, in bytes.
     pub max_image_bytes: u64,
-    /// The physical network of a network that names none.
+    /// The physical network of a flat network that names none.
     pub default_physical_network: String,
 }
 

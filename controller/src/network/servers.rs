@@ -387,7 +387,8 @@ pub async fn host_document(tx: &mut Tx, host_id: HostId) -> Result<NetworkDocume
         }
         documents.push(HostNetwork {
             id: id("networks", &network.id)?,
-            network_type: network.network_type.clone(),
+            // To a host, a local network is a flat one that is wired to nothing.
+            network_type: "flat".into(),
             physical_network: network.physical_network.clone(),
             mtu: mtu(network),
             subnets: host_subnets,

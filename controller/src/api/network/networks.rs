@@ -116,7 +116,7 @@ fn check_policy(context: &RequestContext, fields: &Fields<'_>) -> Result<(), Api
 }
 
 /// What a network is wired to: a physical network (`flat`), or a bridge on each host (`local`).
-fn provider(fields: &Fields<'_>) -> Result<(String, Option<String>), ApiError> {
+fn provider(fields: &Fields<'_>, default: &str) -> Result<(String, Option<String>), ApiError> {
     let kind = fields.text("provider:network_type", 32)?;
     let physical = fields.text("provider:physical_network", 64)?;
     if let Some(id) = fields.get("provider:segmentation_id") {
@@ -127,6 +127,7 @@ fn provider(fields: &Fields<'_>) -> Result<(String, Option<String>), ApiError> {
         (None | Some("flat"), Some(physical)) if !physical.trim().is_empty() => {
             Ok(("flat".into(), Some(physical)))
         }
+        (Some("flat"), None) if !default.is_empty() => Ok(("flat".into(), Some(default.into()))),
         (Some("flat"), _) => Err(bad(
             "Invalid input for operation: provider:physical_network required for flat network.",
         )),
@@ -145,7 +146,7 @@ fn parse(
 ) -> Result<Network, ApiError> {
     fields.only(&[SETTABLE, AT_CREATE].concat())?;
     check_policy(context, fields)?;
-    let (network_type, physical_network) = provider(fields)?;
+    let (network_type, physical_network) = provider(fields, &app.settings.default_physical_network)?;
     let now = app.clock.now_millis();
     Ok(Network {
         id: crate::network::networks::new_id(&*app.rng),
