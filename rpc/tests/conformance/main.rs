@@ -60,6 +60,11 @@ properties![
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rabbitmq_has_every_property() {
+    // Shown if the test fails.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter("warn,berth_rpc=debug,lapin::returned_messages=error")
+        .with_test_writer()
+        .try_init();
     let Some(world) = RabbitWorld::start().await else {
         return;
     };

@@ -436,7 +436,7 @@ pub async fn many_publishers_lose_nothing(world: &dyn World) {
 
 pub async fn a_killed_broker_loses_nothing_it_confirmed(world: &dyn World) {
     let disturbance = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500) + world.settling()).await;
         world.crash(false).await;
     };
     let counts = checker::run(world, 200, disturbance).await;
