@@ -9,7 +9,7 @@ use crate::config::{Config, ConfigError};
 use crate::identity::bootstrap::{BootstrapError, bootstrap};
 use crate::store::{Store, StoreError};
 use crate::tls::{self, TlsError};
-use crate::{agents, api, metrics, outbox, reconcile, results, serve, workflow};
+use crate::{agents, api, compute, metrics, outbox, reconcile, results, serve, workflow};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -114,6 +114,10 @@ impl Controller {
         };
         let store = Store::connect(&config.database_url()).await?;
         bootstrap(&store, &*clock, &*rng, &config.admin_password).await?;
+        let now = clock.now_millis();
+        store
+            .tx(|tx| Box::pin(compute::flavors::bootstrap(tx, now)))
+            .await?;
         let listener = TcpListener::bind(config.listen).await;
         let listener = listener.map_err(|e| io(config.listen, e))?;
         let address = listener.local_addr().map_err(|e| io(config.listen, e))?;
