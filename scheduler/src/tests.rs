@@ -187,7 +187,7 @@ fn disk_fits_by_claims_and_by_what_is_really_free() {
                     disk_gib: *disk_gib,
                     ..request()
                 },
-                &[least_known.clone()],
+                std::slice::from_ref(&least_known),
                 &policy,
             )
             .is_empty()

@@ -3,16 +3,31 @@
 //! A task a consumer subscribes, hands on, and subscribes again when its channel ends. A
 //! consumer that is dropped ends its task, which closes the channel: what was unacknowledged
 //! comes again, to whoever consumes next.
+//!
+//! A quorum queue can be beyond help: RabbitMQ registers a new queue's Raft member lazily, and
+//! one that was declared within some seconds before a `kill -9` comes back without its data and
+//! without a leader, for good (met on 3.10; rabbitmq-server issues 10070 and 15725). A queue that
+//! gives no answer for [`LEADERLESS_AFTER`], while its broker does, is deleted and declared
+//! again. What it held is sent again, since no truth lives in a queue (PROTOCOL.md, rule 2).
 
 use super::link::{BackOff, Link};
 use super::{ANSWER_WITHIN, Shared, refusal, topology};
 use crate::{Acker, Address, ConsumeOptions, Consumer, Delivery, RpcError};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// Silence of a queue, on a connection that works, after which it is given up. Elections and
+/// recoveries take seconds.
+const LEADERLESS_AFTER: Duration = Duration::from_secs(30);
+/// A leaderless queue's deletion first waits in vain for its leader, then is forced.
+const DELETED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Consumes; returns when the first subscription has succeeded, or at once when the broker
 /// refuses it, or after [`ANSWER_WITHIN`] when there is no broker now: it will be consumed.
@@ -66,15 +81,25 @@ impl Task {
     async fn run(self, first: oneshot::Sender<Result<(), RpcError>>) {
         let mut first = Some(first);
         let mut back_off = BackOff::default();
+        let mut silent_since = None;
         loop {
+            // The wait for a connection is not the queue's silence.
+            let connection = tokio::select! {
+                biased;
+                () = self.ended() => return,
+                connection = self.link.wait(&self.shared) => connection,
+            };
+            let Ok(connection) = connection else { return };
+            let begun = self.shared.clock.monotonic();
             let subscribed = tokio::select! {
                 biased;
                 () = self.ended() => return,
-                subscribed = self.subscribe() => subscribed,
+                subscribed = self.subscribe(&connection) => subscribed,
             };
             match subscribed {
                 Ok((channel, consumer)) => {
                     back_off = BackOff::default();
+                    silent_since = None;
                     // Nobody waits for it any more: the consumer is used already, or dropped.
                     let _ = first.take().map(|first| first.send(Ok(())));
                     if !self.hand_on(consumer).await {
@@ -89,6 +114,15 @@ impl Task {
                 }
                 Err(error) => {
                     tracing::warn!(address = %self.address, %error, "cannot consume; trying again");
+                    if connection.status().connected() {
+                        let since = *silent_since.get_or_insert(begun);
+                        if self.shared.clock.monotonic().saturating_sub(since) > LEADERLESS_AFTER {
+                            self.give_up_queue(&connection).await;
+                            silent_since = None;
+                        }
+                    } else {
+                        silent_since = None;
+                    }
                 }
             }
             let wait = back_off.next(&*self.shared.rng);
@@ -108,9 +142,30 @@ impl Task {
         }
     }
 
-    async fn subscribe(&self) -> Result<(lapin::Channel, lapin::Consumer), RpcError> {
+    /// Deletes a queue that has no leader; the next subscription declares it again.
+    async fn give_up_queue(&self, connection: &lapin::Connection) {
+        let queue = topology::queue_name(&self.shared.namespace, self.address);
+        tracing::error!(
+            queue,
+            "no answer from the queue for {LEADERLESS_AFTER:?}: it has no leader; deleting it"
+        );
+        let delete = async {
+            let channel = connection.create_channel().await?;
+            let options = QueueDeleteOptions::default();
+            channel.queue_delete(queue.as_str().into(), options).await
+        };
+        match self.shared.within(DELETED_WITHIN, delete).await {
+            Some(Ok(lost)) => tracing::warn!(queue, lost, "leaderless queue deleted"),
+            Some(Err(error)) => tracing::error!(queue, %error, "cannot delete the queue"),
+            None => tracing::error!(queue, "not deleted within {DELETED_WITHIN:?}"),
+        }
+    }
+
+    async fn subscribe(
+        &self,
+        connection: &lapin::Connection,
+    ) -> Result<(lapin::Channel, lapin::Consumer), RpcError> {
         let shared = &self.shared;
-        let connection = self.link.wait(shared).await?;
         let channel = shared.answer(connection.create_channel()).await?;
         topology::declare(shared, &channel, self.address).await?;
         if let Some(ConsumeOptions { prefetch }) = self.options {

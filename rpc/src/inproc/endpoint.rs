@@ -269,9 +269,7 @@ impl Consumer for InProcessConsumer {
                 () = self.closed.cancelled() => None,
                 handed = self.hands.recv() => handed,
             };
-            let Some(Handed { tag, message }) = handed else {
-                return None;
-            };
+            let Handed { tag, message } = handed?;
             let hub = Arc::clone(&self.hub);
             let (address, id, closed) = (self.address, self.id, self.closed.clone());
             Some(Delivery {

@@ -58,17 +58,33 @@ properties![
     a_broker_that_lost_its_disk_gets_its_queues_again,
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rabbitmq_has_every_property() {
-    // Shown if the test fails.
+/// The transport's own words, for a test that fails.
+fn show_log() {
     let _ = tracing_subscriber::fmt()
-        .with_env_filter("warn,berth_rpc=debug,lapin::returned_messages=error")
+        .with_env_filter("warn,lapin=off,berth_rpc=debug")
+        .with_ansi(false)
         .with_test_writer()
         .try_init();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_has_every_property() {
+    show_log();
     let Some(world) = RabbitWorld::start().await else {
         return;
     };
     all_on(&world).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_rabbitmq_left_without_a_leader_is_made_again() {
+    show_log();
+    let Some(world) = RabbitWorld::start().await else {
+        return;
+    };
+    world.enter("leaderless");
+    properties::a_queue_works_after_a_kill_right_after_its_declaration(&world).await;
     world.stop().await;
 }
 

@@ -502,3 +502,25 @@ pub async fn a_broker_that_lost_its_disk_gets_its_queues_again(world: &dyn World
     controller.close().await;
     agent.close().await;
 }
+
+/// Not "loses nothing": RabbitMQ may have lost the queue and all that it held (see `settling`).
+pub async fn a_queue_works_after_a_kill_right_after_its_declaration(world: &dyn World) {
+    let (controller, agent, address) = (world.client(), world.client(), Address::Agent(host(19)));
+    controller.declare(address).await.unwrap();
+    let mut consumer = agent.consume(address, prefetch(4)).await.unwrap();
+    publish_all(&*controller, address, &["before"]).await;
+    world.crash(false).await;
+    until_confirmed(&*controller, address, "after").await;
+    let received = async {
+        loop {
+            let delivery = next(&mut *consumer).await;
+            let _ = delivery.ack().await;
+            if delivery.message_id == "after" {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, received).await.unwrap();
+    controller.close().await;
+    agent.close().await;
+}
