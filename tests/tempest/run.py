@@ -54,6 +54,8 @@ max_microversion = 2.60
 resize = false
 cold_migration = false
 live_migration = false
+# No guest is given a password, so none is answered.
+enable_instance_password = false
 rescue = false
 personality = false
 vnc_console = false
@@ -204,7 +206,7 @@ class Results(testtools.StreamResult):
     def status(self, test_id=None, test_status=None, file_name=None, file_bytes=None, **_):
         name = re.sub(r"\[.*", "", test_id or "")
         if file_name in ("traceback", "reason") and file_bytes:
-            text = file_bytes.decode(errors="replace")
+            text = bytes(file_bytes).decode(errors="replace")
             self.reasons[name] = self.reasons.get(name, "") + text
         if test_status in ("success", "fail", "skip", "xfail", "uxsuccess"):
             self.status_of[name] = test_status

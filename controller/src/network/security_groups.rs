@@ -394,9 +394,10 @@ fn check_ports(rule: &Rule) -> Result<(), ApiError> {
 /// Removes a group with its rules.
 ///
 /// # Errors
-/// 409 `SecurityGroupInUse` for one on a port, or a project's default one.
-pub async fn delete(tx: &mut Tx, group: &Group) -> Result<(), ApiError> {
-    if group.is_default {
+/// 409 `SecurityGroupInUse` for one on a port; and for a project's default one, which only an
+/// administrator may remove (and which is made again when it is needed).
+pub async fn delete(tx: &mut Tx, group: &Group, is_admin: bool) -> Result<(), ApiError> {
+    if group.is_default && !is_admin {
         return Err(conflict(
             "SecurityGroupCannotRemoveDefault",
             "Insufficient rights for removing default security group.",

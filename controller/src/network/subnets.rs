@@ -80,13 +80,15 @@ impl Subnet {
         let (first, last) = (addresses::first(cidr), addresses::last(cidr));
         let hole = gateway.and_then(|g| addresses::position(cidr, g));
         let spans = match hole {
-            Some(hole) if (first..=last).contains(&hole) => {
-                vec![(first, hole - 1), (hole + 1, last)]
-            }
-            _ => vec![(first, last)],
+            Some(hole) if (first..=last).contains(&hole) => [
+                hole.checked_sub(1).map(|end| (first, end)),
+                hole.checked_add(1).map(|start| (start, last)),
+            ],
+            _ => [Some((first, last)), None],
         };
         spans
             .into_iter()
+            .flatten()
             .filter(|(from, to)| from <= to)
             .filter_map(|(from, to)| addresses::at(cidr, from).zip(addresses::at(cidr, to)))
             .collect()
@@ -119,7 +121,7 @@ impl Subnet {
             let Some((from, to)) = span else {
                 return Err(invalid(format!(
                     "The allocation pool {start}-{end} spans beyond the subnet cidr {cidr} (or \
-                     farther than 63 bits into it)."
+                     farther than 64 bits into it)."
                 )));
             };
             if from > to || from < addresses::first(cidr) || to > addresses::last(cidr) {

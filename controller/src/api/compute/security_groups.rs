@@ -164,7 +164,7 @@ async fn remove(call: Call, Path(id): Path<String>) -> Reply {
     tx!(call, |tx| [call, id] {
         let group = load(tx, &call, &id).await?;
         // Nova has 400 where Neutron has 409.
-        domain::delete(tx, &group).await.map_err(|mut error| {
+        domain::delete(tx, &group, call.context.is_admin).await.map_err(|mut error| {
             if error.status == StatusCode::CONFLICT {
                 error.status = StatusCode::BAD_REQUEST;
             }

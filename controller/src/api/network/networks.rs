@@ -146,7 +146,8 @@ fn parse(
 ) -> Result<Network, ApiError> {
     fields.only(&[SETTABLE, AT_CREATE].concat())?;
     check_policy(context, fields)?;
-    let (network_type, physical_network) = provider(fields, &app.settings.default_physical_network)?;
+    let (network_type, physical_network) =
+        provider(fields, &app.settings.default_physical_network)?;
     let now = app.clock.now_millis();
     Ok(Network {
         id: crate::network::networks::new_id(&*app.rng),

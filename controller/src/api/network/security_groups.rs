@@ -243,7 +243,7 @@ pub async fn delete(
             let (context, id) = (context.clone(), id.clone());
             Box::pin(async move {
                 let group = load(tx, &context, &id).await?;
-                security_groups::delete(tx, &group).await
+                security_groups::delete(tx, &group, context.is_admin).await
             })
         })
         .await?;
