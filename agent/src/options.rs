@@ -136,8 +136,10 @@ impl Options {
         if let Some(file) = file {
             figment = figment.merge(Toml::file_exact(file));
         }
+        // These two are the program's own flags, not options.
+        let environment = Env::prefixed("BERTH_AGENT_").ignore(&["config", "log_format"]);
         let options: Self = figment
-            .merge(Env::prefixed("BERTH_AGENT_").split("__"))
+            .merge(environment.split("__"))
             .extract()
             .map_err(|error| OptionsError::Figment(Box::new(error)))?;
         options.checked()
