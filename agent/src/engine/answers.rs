@@ -17,13 +17,17 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 impl Engine {
     /// The answer to an envelope.
     pub(super) fn result(&self, envelope: &Envelope, outcome: Outcome) -> CommandResult {
+        self.result_at(self.journal.host().epoch, envelope, outcome)
+    }
+
+    fn result_at(&self, host_epoch: u64, envelope: &Envelope, outcome: Outcome) -> CommandResult {
         CommandResult {
             message_id: envelope.message_id,
             operation_id: envelope.operation_id,
             step: envelope.step.clone(),
             attempt: envelope.attempt,
             host_id: self.host_id,
-            host_epoch: self.journal.host().epoch,
+            host_epoch,
             vmm_id: envelope.vmm_id,
             sequence: envelope.sequence,
             request_id: envelope.request_id.clone(),
@@ -46,10 +50,12 @@ impl Engine {
         outcome: impl FnOnce(&mut VmmRecord) -> Outcome,
     ) -> Result<(), JournalError> {
         let envelope = &entry.envelope;
+        // The journal is locked while it changes a record: what it is asked for comes before.
+        let host_epoch = self.journal.host().epoch;
         let result = self
             .journal
             .update(envelope.vmm_id, |record| {
-                let result = self.result(envelope, outcome(record));
+                let result = self.result_at(host_epoch, envelope, outcome(record));
                 record.conclude(envelope.message_id, result.clone());
                 result
             })
