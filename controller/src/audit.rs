@@ -241,16 +241,25 @@ pub async fn compare(
         .collect();
     for (vmm_id, state) in &known {
         match there.get(vmm_id) {
-            None => finding(*vmm_id, format!("is {state} in the database, and not there")),
+            None => finding(
+                *vmm_id,
+                format!("is {state} in the database, and not there"),
+            ),
             Some(seen) if seen.as_str() != state => {
-                finding(*vmm_id, format!("is {state} in the database, and {seen} there"));
+                finding(
+                    *vmm_id,
+                    format!("is {state} in the database, and {seen} there"),
+                );
             }
             Some(_) => {}
         }
     }
     for (vmm_id, seen) in &there {
         if !known.contains_key(vmm_id) {
-            finding(*vmm_id, format!("is {seen} there, and closed or unknown in the database"));
+            finding(
+                *vmm_id,
+                format!("is {seen} there, and closed or unknown in the database"),
+            );
         }
     }
     Ok(findings)
@@ -294,7 +303,10 @@ mod tests {
         done.unwrap();
         let findings = audit(&store, false).await.unwrap();
         assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].to_string(), "a claim is a VMM's: v is claimed for, and is closed or unknown");
+        assert_eq!(
+            findings[0].to_string(),
+            "a claim is a VMM's: v is claimed for, and is closed or unknown"
+        );
     }
 
     #[tokio::test]

@@ -134,8 +134,20 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         // Only the keys there are: the environment holds others' variables that begin so, too.
-        let known = ["listen", "public_url", "plain_http", "tls_cert", "tls_key", "database",
-            "brokers", "state_dir", "image_dir", "admin_password", "region", "log_json"];
+        let known = [
+            "listen",
+            "public_url",
+            "plain_http",
+            "tls_cert",
+            "tls_key",
+            "database",
+            "brokers",
+            "state_dir",
+            "image_dir",
+            "admin_password",
+            "region",
+            "log_json",
+        ];
         let environment = Env::prefixed("BERTH_").only(&known);
         let control = Env::prefixed("BERTH_CONTROL__").map(|key| format!("control.{key}").into());
         figment

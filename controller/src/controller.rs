@@ -134,7 +134,12 @@ impl Controller {
         reconcile::lineage::ensure(&app.store, &app.env()).await?;
         let stop = CancellationToken::new();
         let tasks = start_tasks(&app, &stop);
-        tasks.spawn(serve::serve(listener, tls, router(app.clone()), stop.clone()));
+        tasks.spawn(serve::serve(
+            listener,
+            tls,
+            router(app.clone()),
+            stop.clone(),
+        ));
         tasks.close();
         tracing::info!(url = %app.base_url, "the controller answers");
         Ok(Handle {
@@ -166,7 +171,10 @@ impl Handle {
     /// database, and goes on with the next start.
     pub async fn shutdown(self) {
         self.stop.cancel();
-        if tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("some tasks did not end in time; the database has their work");
         }
         self.app.transport.close().await;
@@ -238,9 +246,8 @@ async fn health(State(app): State<AppState>) -> Response {
         .await;
     let broker = app.transport.is_connected();
     match asked {
-        Ok(_) => {
-            Json(serde_json::json!({ "database": "ok", "broker_connected": broker })).into_response()
-        }
+        Ok(_) => Json(serde_json::json!({ "database": "ok", "broker_connected": broker }))
+            .into_response(),
         Err(error) => {
             tracing::error!(%error, "the database does not answer");
             let body = serde_json::json!({ "database": "failed", "broker_connected": broker });

@@ -23,7 +23,14 @@ impl Metrics {
     pub fn request(&self, service: &str, status: u16) {
         // Only known names: a caller must not choose how many lines there are.
         let known = [
-            "identity", "compute", "image", "network", "placement", "agent", "healthz", "metrics",
+            "identity",
+            "compute",
+            "image",
+            "network",
+            "placement",
+            "agent",
+            "healthz",
+            "metrics",
         ];
         let service = if known.contains(&service) {
             service
@@ -73,24 +80,52 @@ pub async fn render(app: &AppState) -> Result<String, StoreError> {
         })
         .await?;
     let mut out = String::new();
-    heading(&mut out, "berth_requests_total", "counter", "Requests answered by this process");
+    heading(
+        &mut out,
+        "berth_requests_total",
+        "counter",
+        "Requests answered by this process",
+    );
     {
         let requests = app.metrics.requests.lock();
         for ((service, status), n) in &*requests.unwrap_or_else(PoisonError::into_inner) {
-            line(&mut out, "berth_requests_total", &[("service", service), ("status", &status.to_string())], *n);
+            line(
+                &mut out,
+                "berth_requests_total",
+                &[("service", service), ("status", &status.to_string())],
+                *n,
+            );
         }
     }
-    heading(&mut out, "berth_commands_sent_total", "counter", "Commands that the broker took from this process");
+    heading(
+        &mut out,
+        "berth_commands_sent_total",
+        "counter",
+        "Commands that the broker took from this process",
+    );
     for (again, counter) in [
         ("false", &app.metrics.commands_sent),
         ("true", &app.metrics.commands_sent_again),
     ] {
         let n = counter.load(Ordering::Relaxed);
-        line(&mut out, "berth_commands_sent_total", &[("again", again)], n);
+        line(
+            &mut out,
+            "berth_commands_sent_total",
+            &[("again", again)],
+            n,
+        );
     }
-    heading(&mut out, "berth_operations", "gauge", "Operations in the database");
+    heading(
+        &mut out,
+        "berth_operations",
+        "gauge",
+        "Operations in the database",
+    );
     for row in &operations {
-        let labels = [("kind", &*row.text("kind")?), ("state", &*row.text("state")?)];
+        let labels = [
+            ("kind", &*row.text("kind")?),
+            ("state", &*row.text("state")?),
+        ];
         line(&mut out, "berth_operations", &labels, count(row.int("n")?));
     }
     for (name, what, row) in [

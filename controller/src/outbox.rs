@@ -235,11 +235,7 @@ async fn sooner(app: &AppState, due: &Due) {
 ///
 /// # Errors
 /// [`StoreError`]
-pub async fn settle(
-    tx: &mut Tx,
-    message_id: MessageId,
-    result: &str,
-) -> Result<bool, StoreError> {
+pub async fn settle(tx: &mut Tx, message_id: MessageId, result: &str) -> Result<bool, StoreError> {
     let settled = tx
         .execute(
             "UPDATE outbox SET result = $1, next_send_at = NULL \

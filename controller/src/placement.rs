@@ -262,7 +262,9 @@ async fn physical_networks(tx: &mut Tx, id: InstanceId) -> Result<BTreeSet<Strin
             params![id],
         )
         .await?;
-    rows.iter().map(|row| row.text("physical_network")).collect()
+    rows.iter()
+        .map(|row| row.text("physical_network"))
+        .collect()
 }
 
 async fn image(tx: &mut Tx, instance: &Instance) -> Result<ImageProperties, StoreError> {

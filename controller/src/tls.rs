@@ -88,7 +88,9 @@ fn authority(dir: &Path) -> Result<CertifiedIssuer<'static, KeyPair>, TlsError> 
         Err(_) => return Err(TlsError::Empty(key_path, "readable key")),
     };
     let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(DnType::CommonName, "Berth CA");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "Berth CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let issuer = CertifiedIssuer::self_signed(params, key)?;

@@ -28,7 +28,10 @@ pub(super) async fn join(
     let named = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     let name = &request.hostname;
     if name.is_empty() || name.len() > HOSTNAME_MAX || !name.chars().all(named) {
-        let why = format!("hostname {:?} is none (RFC 1035)", crate::api::body::clip(name));
+        let why = format!(
+            "hostname {:?} is none (RFC 1035)",
+            crate::api::body::clip(name)
+        );
         return Err(AgentError::Refused(StatusCode::BAD_REQUEST, why));
     }
     let env = app.env();

@@ -34,7 +34,10 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
         })
         .await?;
     if given_back > 0 {
-        tracing::error!(given_back, "claims of closed VMMs were given back; report this");
+        tracing::error!(
+            given_back,
+            "claims of closed VMMs were given back; report this"
+        );
     }
     Ok(given_back)
 }

@@ -16,7 +16,11 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
     let now = app.clock.now_millis();
     let woken = app
         .store
-        .tx(|tx| Box::pin(async move { Ok::<_, StoreError>(wake(tx, now).await? + let_go(tx, now).await?) }))
+        .tx(|tx| {
+            Box::pin(
+                async move { Ok::<_, StoreError>(wake(tx, now).await? + let_go(tx, now).await?) },
+            )
+        })
         .await?;
     if woken > 0 {
         tracing::warn!(woken, "operations had lost their wake-up");
@@ -47,7 +51,10 @@ async fn let_go(tx: &mut Tx, now: i64) -> Result<u64, StoreError> {
         )
         .await?;
     if freed > 0 {
-        tracing::error!(freed, "instances held by closed operations were let go; report this");
+        tracing::error!(
+            freed,
+            "instances held by closed operations were let go; report this"
+        );
     }
     Ok(0)
 }

@@ -33,7 +33,10 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
         })
         .await?;
     if reaped > 0 {
-        tracing::error!(reaped, "VMMs outlived their servers, and are removed; report this");
+        tracing::error!(
+            reaped,
+            "VMMs outlived their servers, and are removed; report this"
+        );
         app.wake.notify_one();
     }
     Ok(reaped)

@@ -109,7 +109,13 @@ pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<Operation
             "UPDATE instances SET operation_id = $1, task_state = $2, updated_at = $3, \
              generation = generation + 1 WHERE id = $4 AND deleted_at IS NULL \
              AND (operation_id IS NULL OR operation_id = $5)",
-            params![operation_id, task.map(|t| t.as_str()), now, instance_id, open],
+            params![
+                operation_id,
+                task.map(|t| t.as_str()),
+                now,
+                instance_id,
+                open
+            ],
         )
         .await?;
     if taken == 0 {
@@ -178,7 +184,10 @@ async fn insert(
 
 async fn is_delete(tx: &mut Tx, operation: OperationId) -> Result<bool, StoreError> {
     let row = tx
-        .query_opt("SELECT kind FROM operations WHERE id = $1", params![operation])
+        .query_opt(
+            "SELECT kind FROM operations WHERE id = $1",
+            params![operation],
+        )
         .await?;
     Ok(match row {
         Some(row) => row.text("kind")? == Kind::Delete.as_str(),
@@ -208,7 +217,10 @@ async fn pre_empt(
     )
     .await?;
     let row = tx
-        .query_opt("SELECT request_id FROM operations WHERE id = $1", params![open])
+        .query_opt(
+            "SELECT request_id FROM operations WHERE id = $1",
+            params![open],
+        )
         .await?;
     if let Some(row) = row {
         let request_id = row.text("request_id")?;

@@ -180,7 +180,10 @@ impl Scene<'_> {
 
     async fn runs(&self, tx: &mut Tx, target: Target) -> Result<bool, StoreError> {
         let row = tx
-            .query_opt("SELECT state FROM vmms WHERE id = $1", params![target.vmm_id])
+            .query_opt(
+                "SELECT state FROM vmms WHERE id = $1",
+                params![target.vmm_id],
+            )
             .await?;
         let state = row.map(|r| r.text("state")).transpose()?;
         let state = state.as_deref().and_then(VmmState::parse);

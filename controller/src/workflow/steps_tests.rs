@@ -54,7 +54,11 @@ fn ending(next: &Next) -> Option<&Ending> {
 #[test]
 fn a_create_is_placed_bound_built_and_done() {
     let placing = next(&at(Kind::Create, Step::Place, None), &Event::Run, LIMITS);
-    assert!(placing.effects.contains(&Effect::Place { excluded: vec![] }));
+    assert!(
+        placing
+            .effects
+            .contains(&Effect::Place { excluded: vec![] })
+    );
     let placed = next(&placing.state, &Event::Placed(target(1)), LIMITS);
     assert_eq!(placed.state.step, Step::Bind);
     let bound = next(&placed.state, &Event::Run, LIMITS);
@@ -76,7 +80,13 @@ fn a_build_that_was_undone_goes_to_another_host_until_the_attempts_are_used_up()
         let retried = next(&state, &failed(true, true), LIMITS);
         assert_eq!(retried.state.step, Step::Place);
         assert_eq!(retried.effects, [Effect::GiveBack(target(host))]);
-        assert!(retried.state.memory.excluded.contains(&target(host).host_id));
+        assert!(
+            retried
+                .state
+                .memory
+                .excluded
+                .contains(&target(host).host_id)
+        );
         state = retried.state;
     }
     state.memory.target = Some(target(3));
@@ -86,7 +96,10 @@ fn a_build_that_was_undone_goes_to_another_host_until_the_attempts_are_used_up()
     let Some(Ending::Failed { message, .. }) = ending(&over) else {
         panic!("{over:?}");
     };
-    assert!(message.contains("maximum number of attempts (3)"), "{message}");
+    assert!(
+        message.contains("maximum number of attempts (3)"),
+        "{message}"
+    );
     assert!(message.contains("no room"), "{message}");
 }
 
