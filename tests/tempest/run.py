@@ -89,6 +89,8 @@ class Cloud:
     def __init__(self, options):
         self.url = options.url.rstrip("/")
         self.session = requests.Session()
+        # Else the environment's certificates would go before --ca, and its proxies between.
+        self.session.trust_env = False
         self.session.verify = options.ca or True
         scope = {"project": {"name": options.project, "domain": {"id": "default"}}}
         user = {

@@ -78,8 +78,9 @@ async fn cloud() -> Cloud {
                 .await?;
                 tx.execute(
                     "INSERT INTO subnet_pools (subnet_id, first_position, last_position) \
-                     VALUES ('s', 2, 254)",
-                    params![],
+                     VALUES ('s', $1, $2)",
+                    // A position is stored as its distance from the least number there is.
+                    params![i64::MIN + 2, i64::MIN + 254],
                 )
                 .await
             })

@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS subnets (
 );
 CREATE INDEX IF NOT EXISTS subnets_network ON subnets (network_id);
 
--- From where addresses are handed out. A position is an address' distance from the subnet's first.
+-- From where addresses are handed out. A position is the address' distance from the subnet's first,
+-- less 2^63: unsigned 64 bits in a signed column, in order.
 CREATE TABLE IF NOT EXISTS subnet_pools (
     subnet_id TEXT NOT NULL,
     first_position BIGINT NOT NULL,

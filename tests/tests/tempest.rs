@@ -1,0 +1,46 @@
+//! Tempest, unchanged, against a controller with simulated hosts: each listed test by name.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use berth_tests::cloud::{Cloud, Plan};
+use berth_tests::net::TestNet;
+use berth_tests::{binaries, process};
+use std::process::Command;
+use std::time::Duration;
+
+/// The first use installs Tempest from its package index.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(1200);
+/// A run takes seconds on an idle machine.
+const RUN_PATIENCE: Duration = Duration::from_secs(900);
+
+#[test]
+fn every_listed_tempest_test_passes_and_none_is_skipped() {
+    let root = binaries::workspace();
+    // Before the network of our own, which does not reach the package index.
+    process::check(
+        Command::new(root.join("scripts/tempest-setup")),
+        INSTALL_PATIENCE,
+    )
+    .unwrap();
+    let net = TestNet::new().unwrap();
+    let plan = Plan {
+        controllers: 1,
+        postgres: false,
+        emulated_hosts: 0,
+        simulated_hosts: 2,
+    };
+    let cloud = Cloud::start(&net, plan).unwrap();
+    let mut command = Command::new(root.join("tests/tempest/run"));
+    command.args(["--url", cloud.base_url(0), "--concurrency", "2", "--ca"]);
+    command.arg(cloud.ca());
+    command.args(["--password", cloud.admin_password()]);
+    let output = process::run(command, RUN_PATIENCE).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    cloud.audit().unwrap();
+}
