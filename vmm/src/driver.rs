@@ -74,7 +74,7 @@ pub trait Launcher {
 /// What reaches the state driver.
 pub enum Message {
     /// A request.
-    Request(Request),
+    Request(Box<Request>),
     /// The guest ended.
     GuestExited(GuestExit),
     /// The VMM is asked to end by a signal of this number.
@@ -189,7 +189,7 @@ impl<L: Launcher> StateDriver<L> {
     /// One message. Some: the VMM is to end.
     fn take(&mut self, message: Message) -> Option<Outcome> {
         match message {
-            Message::Request(request) => self.answer(request),
+            Message::Request(request) => self.answer(*request),
             Message::GuestExited(exit) => Some(guest_ended(exit)),
             Message::Signal(number) => {
                 tracing::info!(signal = number, "ended by a signal");

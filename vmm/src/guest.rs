@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use berth_virtio::{DeviceError, GuestMem, IrqLine, MmioTransport, VirtioDevice};
@@ -22,9 +23,9 @@ use crate::devices::console::{self, Console, RingFile, SerialDevice, Sink};
 use crate::devices::power::EventDevice;
 use crate::kvm::vcpu::{self, GuestExit, VcpuError, VcpuSetup, Vcpus};
 use crate::kvm::{KvmError, Vm, cpuid};
-use crate::machine::address_map::ACPI;
+use crate::machine::address_map::{self, ACPI};
 use crate::machine::{CpuModel, Machine, MachineError, Region, Slot};
-use crate::memory::{self, DirtyBitmap, MemoryError};
+use crate::memory::{self, DirtyBitmap, GuestMemory, MemoryError};
 use crate::resources::{Device, GuestPlan};
 
 /// KVM's pages for Intel's real mode, which must be set before the machine is planned; it is
@@ -122,6 +123,8 @@ impl Guest {
     pub fn start(plan: &mut GuestPlan, surroundings: Surroundings) -> Result<Guest, GuestError> {
         let slots: Vec<_> = plan.devices.iter().map(Device::slot).collect();
         let vm = Arc::new(Vm::create(KVM_TSS)?);
+        let memory = memory::create(&address_map::ram(plan.memory), plan.backing)?;
+        let slots_ready = give_memory(&vm, &memory, plan.log_dirty)?;
         let supported = vm.supported_cpuid()?;
         let deadline = vm.caps().has("tsc_deadline_timer");
         let model = cpuid::model(supported.as_slice(), plan.topology, deadline);
@@ -138,8 +141,6 @@ impl Guest {
             cpuid,
             on_exit: surroundings.on_exit,
         })?;
-        let memory = memory::create(&machine.map, plan.backing)?;
-        vm.map_memory(&memory, plan.log_dirty)?;
         let files = BootFiles {
             kernel: &plan.boot.kernel,
             initrd: plan.boot.initrd.as_ref(),
@@ -168,6 +169,7 @@ impl Guest {
             surroundings.boot_timer,
         ));
         let vcpus = preparing.finish(&bus, entry)?;
+        slots_ready.join().map_err(|_| thread_error("its thread panicked"))??;
         vcpus.resume();
         Ok(Guest { vcpus, bus, serial, console, machine, _memory: memory, _vm: vm })
     }
@@ -252,6 +254,25 @@ impl Drop for Guest {
     }
 }
 
+/// Gives guest memory to KVM in a thread of its own: KVM waits for a grace period, which takes as
+/// long as everything else together.
+fn give_memory(
+    vm: &Arc<Vm>,
+    memory: &GuestMemory,
+    log_dirty: bool,
+) -> Result<JoinHandle<Result<(), KvmError>>, GuestError> {
+    let (vm, memory) = (Arc::clone(vm), memory.clone());
+    std::thread::Builder::new()
+        .name("berth_memory".to_owned())
+        .stack_size(64 << 10)
+        .spawn(move || vm.map_memory(&memory, log_dirty))
+        .map_err(|error| thread_error(&error.to_string()))
+}
+
+fn thread_error(why: &str) -> GuestError {
+    GuestError::Host { id: "memory".to_owned(), source: std::io::Error::other(why.to_owned()) }
+}
+
 fn start_console(config: Option<&berth_vmm_api::Serial>) -> Result<Console, GuestError> {
     let path = config.and_then(|config| config.serial_out_path.as_deref());
     let name = path.map_or("standard output".to_owned(), |path| path.display().to_string());
@@ -290,8 +311,8 @@ fn connect(
 ) -> Result<Transport, GuestError> {
     let line: Arc<dyn IrqLine> = Arc::new(irq(vm, slot.gsi, &slot.id)?);
     let device: Box<dyn VirtioDevice<DirtyBitmap>> = match device {
-        Device::Block(_, block) => Box::new(block),
-        Device::Net(_, net) => Box::new(net),
+        Device::Block(_, block) => block,
+        Device::Net(_, net) => net,
     };
     let host = |source| GuestError::Host { id: slot.id.clone(), source };
     let transport = MmioTransport::new(device, memory.clone(), line).map_err(host)?;

@@ -55,7 +55,7 @@ fn attach_stdin(guest: &Guest, driver: SyncSender<Message>) -> io::Result<()> {
                     let (reply, _) = sync_channel(1);
                     let request = Request { action: Action::Stop, request_id: None, reply };
                     // The driver has gone: the VMM is ending anyway.
-                    let _ = driver.send(Message::Request(request));
+                    let _ = driver.send(Message::Request(Box::new(request)));
                 }
                 !escaped
             });

@@ -105,6 +105,7 @@ fn prepare(run: &Run, started: Instant) -> Result<(Resources, KvmLauncher)> {
         let logger = api::Logger { log_path: Some(path.clone()), ..Default::default() };
         log::configure(&logger).context("cannot open the log")?;
     }
+    tracing::info!("Running Berth VMM v{}", env!("CARGO_PKG_VERSION"));
     signals::block().context("cannot block signals")?;
     let launcher = KvmLauncher { boot_timer: run.boot_timer.then_some(started), stdin: None };
     let Some(path) = &run.config_file else { return Ok((Resources::default(), launcher)) };

@@ -16,7 +16,7 @@ use vm_memory::{
     MemoryRegionAddress,
 };
 
-use crate::machine::AddressMap;
+use crate::machine::Region;
 
 /// The dirty bitmap of guest memory. The VMM's own writes need none until memory is migrated.
 pub type DirtyBitmap = ();
@@ -65,17 +65,17 @@ pub enum MemoryError {
     Layout(String),
 }
 
-/// Maps RAM as `map` says.
+/// Maps RAM at the given places.
 ///
 /// # Errors
 /// If the host has not enough address space or huge pages.
-pub fn create(map: &AddressMap, backing: Backing) -> Result<GuestMemory, MemoryError> {
+pub fn create(ram: &[Region], backing: Backing) -> Result<GuestMemory, MemoryError> {
     let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     if backing == Backing::Hugetlb2M {
         flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
     }
-    let mut regions = Vec::with_capacity(map.ram.len());
-    for ram in &map.ram {
+    let mut regions = Vec::with_capacity(ram.len());
+    for ram in ram {
         let failed = |cause: String| MemoryError::Map { mib: ram.len >> 20, backing, cause };
         let size = usize::try_from(ram.len).map_err(|error| failed(error.to_string()))?;
         let mapping = MmapRegionBuilder::new(size)
@@ -115,11 +115,11 @@ mod tests {
     use vm_memory::Bytes;
 
     use super::*;
+    use crate::machine::address_map::ram;
 
     #[test]
     fn memory_around_the_hole_is_one_address_space_with_a_gap() {
-        let map = AddressMap::new(4 << 30, 40).unwrap();
-        let memory = create(&map, Backing::Transparent).unwrap();
+        let memory = create(&ram(4 << 30), Backing::Transparent).unwrap();
         memory.write_obj(7_u32, GuestAddress(0x1_0000_0000)).unwrap();
         assert_eq!(memory.read_obj::<u32>(GuestAddress(0x1_0000_0000)).unwrap(), 7);
         assert!(memory.write_obj(7_u32, GuestAddress(0xC000_0000)).is_err());
@@ -127,8 +127,7 @@ mod tests {
 
     #[test]
     fn memory_beyond_the_hosts_address_space_is_refused_with_its_size() {
-        let map = AddressMap::new(1 << 50, 52).unwrap();
-        let error = create(&map, Backing::Anonymous).unwrap_err().to_string();
+        let error = create(&ram(1 << 50), Backing::Anonymous).unwrap_err().to_string();
         assert!(error.contains("Cannot create mmap region"), "{error}");
         assert!(error.contains("MiB of Anonymous memory"), "{error}");
     }

@@ -122,9 +122,9 @@ pub struct Resources {
 /// A device, ready to be put on a transport, and the configuration that it was made of.
 pub enum Device {
     /// A disk.
-    Block(api::Drive, Block<DirtyBitmap>),
+    Block(Box<api::Drive>, Box<Block<DirtyBitmap>>),
     /// An interface.
-    Net(api::NetworkInterface, Net<DirtyBitmap>),
+    Net(Box<api::NetworkInterface>, Box<Net<DirtyBitmap>>),
 }
 
 impl Device {
@@ -237,7 +237,7 @@ impl Resources {
             api::HugePages::None => 1,
             api::HugePages::Transparent | api::HugePages::Hugetlbfs2M => 2,
         };
-        if config.mem_size_mib == 0 || config.mem_size_mib % page_mib != 0 {
+        if config.mem_size_mib == 0 || !config.mem_size_mib.is_multiple_of(page_mib) {
             return Err(ResourceError::MemorySize);
         }
         if config.cpu_template.is_some_and(|template| template != api::CpuTemplate::None) {
@@ -386,8 +386,14 @@ impl Resources {
         let boot_args = boot.config.boot_args.as_deref().unwrap_or(DEFAULT_BOOT_ARGS);
         let cmdline = cmdline::build(boot_args, root)?;
         let Some(boot) = self.boot.take() else { return Ok(None) };
-        let drives = self.drives.drain(..).map(|drive| Device::Block(drive.config, drive.device));
-        let nets = self.nets.drain(..).map(|net| Device::Net(net.config, net.device));
+        let drives = self
+            .drives
+            .drain(..)
+            .map(|drive| Device::Block(Box::new(drive.config), Box::new(drive.device)));
+        let nets = self
+            .nets
+            .drain(..)
+            .map(|net| Device::Net(Box::new(net.config), Box::new(net.device)));
         Ok(Some(GuestPlan {
             boot,
             cmdline,
@@ -405,8 +411,12 @@ impl Resources {
         self.boot = Some(plan.boot);
         for device in plan.devices {
             match device {
-                Device::Block(config, device) => self.drives.push(DriveEntry { config, device }),
-                Device::Net(config, device) => self.nets.push(NetEntry { config, device }),
+                Device::Block(config, device) => {
+                    self.drives.push(DriveEntry { config: *config, device: *device });
+                },
+                Device::Net(config, device) => {
+                    self.nets.push(NetEntry { config: *config, device: *device });
+                },
             }
         }
     }

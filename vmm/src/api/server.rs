@@ -210,6 +210,6 @@ fn ask(
 ) -> Result<crate::action::Answer, ActionError> {
     let (reply, answer) = sync_channel(1);
     let request = driver::Request { action, request_id, reply };
-    shared.driver.send(Message::Request(request)).map_err(|_| ActionError::Gone)?;
+    shared.driver.send(Message::Request(Box::new(request))).map_err(|_| ActionError::Gone)?;
     answer.recv().unwrap_or(Err(ActionError::Gone))
 }

@@ -38,8 +38,7 @@ fn zero_page(
     const BOOT_FLAG: u16 = 0xAA55;
     const HDRS: u32 = 0x5372_6448;
     const LOADER_UNKNOWN: u8 = 0xFF;
-    let mut page = boot_params::default();
-    page.hdr = header.unwrap_or_default();
+    let mut page = boot_params { hdr: header.unwrap_or_default(), ..Default::default() };
     page.hdr.boot_flag = BOOT_FLAG;
     page.hdr.header = HDRS;
     page.hdr.type_of_loader = LOADER_UNKNOWN;

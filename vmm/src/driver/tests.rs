@@ -151,7 +151,7 @@ fn whoever_stops_the_vmm_is_answered_before_it_ends() {
     let (mut driver, _) = driver();
     let (reply, answer) = sync_channel(1);
     let request = Request { action: Action::Stop, request_id: None, reply };
-    driver.sender().send(Message::Request(request)).unwrap();
+    driver.sender().send(Message::Request(Box::new(request))).unwrap();
     let outcome = driver.run();
     assert_eq!((outcome.code, outcome.reason), (ExitCode::Ok, ExitReason::ApiStop));
     assert_eq!(answer.recv().unwrap().unwrap(), Answer::Empty);
@@ -162,7 +162,7 @@ fn a_reset_of_a_guest_that_was_not_started_does_not_end_the_vmm() {
     let (mut driver, _) = driver();
     let (reply, answer) = sync_channel(1);
     let request = Request { action: Action::Reset, request_id: None, reply };
-    assert!(driver.take(Message::Request(request)).is_none());
+    assert!(driver.take(Message::Request(Box::new(request))).is_none());
     let error = answer.recv().unwrap().unwrap_err();
     assert!(matches!(error, ActionError::NotAllowed(NotAllowed::BeforeStart)));
 }

@@ -178,7 +178,7 @@ pub fn set_boot_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::machine::AddressMap;
+    use crate::machine::address_map::ram;
     use crate::memory::{Backing, create};
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_first_gib_is_identity_mapped() {
-        let memory = create(&AddressMap::new(4 << 20, 40).unwrap(), Backing::Anonymous).unwrap();
+        let memory = create(&ram(4 << 20), Backing::Anonymous).unwrap();
         write_tables(&memory, Entry::Linux64 { rip: 0x100_0000 }).unwrap();
         let read = |address| memory.read_obj::<u64>(GuestAddress(address)).unwrap();
         assert_eq!(read(layout::PML4) & !0xFFF, layout::PDPT);

@@ -103,6 +103,15 @@ pub enum AddressMapError {
     },
 }
 
+/// Where `memory` bytes of RAM lie: below the hole, and above it what does not fit there.
+pub fn ram(memory: u64) -> Vec<Region> {
+    let mut ram = vec![Region::new(0, memory.min(HOLE_START))];
+    if memory > HOLE_START {
+        ram.push(Region::new(HOLE_END, memory - HOLE_START));
+    }
+    ram
+}
+
 impl AddressMap {
     /// The map of a machine with `memory` bytes of RAM on a processor with `phys_bits` bits of
     /// physical address.
@@ -124,12 +133,8 @@ impl AddressMap {
                 limit: (window_start - hole) >> 20,
             });
         }
-        let mut ram = vec![Region::new(0, memory.min(HOLE_START))];
-        if memory > HOLE_START {
-            ram.push(Region::new(HOLE_END, memory - HOLE_START));
-        }
         Ok(AddressMap {
-            ram,
+            ram: ram(memory),
             boot_timer: Region::new(0xC000_0000, 0x1000),
             pci_window_32: Region::new(0xC100_0000, 0xE000_0000 - 0xC100_0000),
             ecam: Region::new(0xE000_0000, 0x1000_0000),

@@ -50,7 +50,7 @@ fn elf(code: &[u8], pvh: Option<u32>) -> Vec<u8> {
 
 fn load_bytes(bytes: &[u8], mib: u64) -> (Result<Kernel, KernelError>, GuestMemory) {
     let map = AddressMap::new(mib << 20, 40).unwrap();
-    let memory = create(&map, Backing::Anonymous).unwrap();
+    let memory = create(&map.ram, Backing::Anonymous).unwrap();
     let path = std::env::temp_dir().join(format!(
         "berth-kernel-{}-{:?}",
         std::process::id(),
