@@ -166,8 +166,21 @@ class Cloud:
         return self.call("POST", "/compute/v2.1/flavors", json=body)["flavor"]["id"]
 
 
+def wait_for_a_host(cloud, patience=60):
+    """Waits until a compute host is up: without one, every server fails."""
+    ends = time.monotonic() + patience
+    while True:
+        services = cloud.call("GET", "/compute/v2.1/os-services?binary=nova-compute")["services"]
+        if any(service["state"] == "up" for service in services):
+            return
+        if time.monotonic() > ends:
+            sys.exit(f"no compute host is up after {patience} s; the controller knows: {services}")
+        time.sleep(1)
+
+
 def configure(cloud, options, folder):
     """Makes what the tests refer to, and writes tempest.conf."""
+    wait_for_a_host(cloud)
     kernel = cloud.image("tempest-kernel", "raw")
     root = {"kernel_id": kernel, "os_command_line": "console=ttyS0"}
     extensions = cloud.call("GET", "/network/v2.0/extensions")["extensions"]
