@@ -12,7 +12,9 @@
 use acpi_tables::aml::{self, Path};
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -93,7 +95,13 @@ fn fadt(machine: &Machine, dsdt: u64) -> impl Aml {
     const VGA_NOT_PRESENT: u16 = 1 << 2;
     const CMOS_RTC_NOT_PRESENT: u16 = 1 << 5;
     let port = |port: u16| {
-        GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(port))
+        GAS::new(
+            AddressSpace::SystemIo,
+            8,
+            0,
+            AccessSize::ByteAccess,
+            u64::from(port),
+        )
     };
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
@@ -117,7 +125,11 @@ fn madt(machine: &Machine) -> MADT {
     for vcpu in 0..machine.topology.vcpus() {
         // At most 255 vCPUs of one socket, or their ids would not fit into this structure.
         let apic_id = machine.topology.apic_id(vcpu) as u8;
-        madt.add_structure(ProcessorLocalApic::new(vcpu as u8, apic_id, EnabledStatus::Enabled));
+        madt.add_structure(ProcessorLocalApic::new(
+            vcpu as u8,
+            apic_id,
+            EnabledStatus::Enabled,
+        ));
     }
     madt.add_structure(IoApic::new(0, machine.map.ioapic.start as u32, 0));
     madt
@@ -146,7 +158,10 @@ struct SerialPort {
 }
 
 fn serial(machine: &Machine) -> SerialPort {
-    SerialPort { port: machine.ports.serial, gsi: machine.irqs.serial }
+    SerialPort {
+        port: machine.ports.serial,
+        gsi: machine.irqs.serial,
+    }
 }
 
 impl SerialPort {
@@ -271,9 +286,16 @@ mod tests {
     use crate::machine::{CpuModel, SlotKind, Topology};
 
     fn machine(devices: usize) -> Machine {
-        let devices: Vec<_> = (0..devices).map(|n| (format!("d{n}"), SlotKind::Block)).collect();
-        Machine::plan(64 << 20, Topology::one_socket(4, false), CpuModel::default(), &devices)
-            .unwrap()
+        let devices: Vec<_> = (0..devices)
+            .map(|n| (format!("d{n}"), SlotKind::Block))
+            .collect();
+        Machine::plan(
+            64 << 20,
+            Topology::one_socket(4, false),
+            CpuModel::default(),
+            &devices,
+        )
+        .unwrap()
     }
 
     fn u64_at(image: &[u8], offset: usize) -> u64 {
@@ -286,7 +308,12 @@ mod tests {
         let length = u32::from_le_bytes(image[start + 4..start + 8].try_into().unwrap());
         let table = image[start..start + length as usize].to_vec();
         let sum = table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
-        assert_eq!(sum, 0, "checksum of {:?}", String::from_utf8_lossy(&table[..4]));
+        assert_eq!(
+            sum,
+            0,
+            "checksum of {:?}",
+            String::from_utf8_lossy(&table[..4])
+        );
         table
     }
 
@@ -327,7 +354,11 @@ mod tests {
     #[test]
     fn each_slot_is_a_virtio_mmio_device_of_its_own() {
         let code = dsdt(&machine(5)).as_slice().to_vec();
-        let count = |name: &[u8]| code.windows(name.len()).filter(|window| *window == name).count();
+        let count = |name: &[u8]| {
+            code.windows(name.len())
+                .filter(|window| *window == name)
+                .count()
+        };
         assert_eq!(count(b"LNRO0005"), 5);
         assert_eq!(count(b"VR04"), 1);
     }

@@ -90,7 +90,9 @@ pub enum NotAllowed {
     #[error("The requested operation is not supported after starting the microVM.")]
     AfterStart,
     /// The guest stands still.
-    #[error("The requested operation is not supported while the microVM is paused; resume it first.")]
+    #[error(
+        "The requested operation is not supported while the microVM is paused; resume it first."
+    )]
     WhilePaused,
 }
 
@@ -105,15 +107,27 @@ impl Action {
         match (self, state) {
             (GetInfo | GetVersion | GetMachine | GetFullConfig | FlushMetrics | Stop, _) => Ok(()),
             (
-                ConfigureBootSource(_) | ConfigureMachine(_) | UpdateMachine(_) | InsertDrive(_)
-                | InsertInterface(_) | ConfigureSerial(_) | ConfigureLogger(_)
-                | ConfigureMetrics(_) | Start,
+                ConfigureBootSource(_)
+                | ConfigureMachine(_)
+                | UpdateMachine(_)
+                | InsertDrive(_)
+                | InsertInterface(_)
+                | ConfigureSerial(_)
+                | ConfigureLogger(_)
+                | ConfigureMetrics(_)
+                | Start,
                 NotStarted,
             ) => Ok(()),
             (
-                ConfigureBootSource(_) | ConfigureMachine(_) | UpdateMachine(_) | InsertDrive(_)
-                | InsertInterface(_) | ConfigureSerial(_) | ConfigureLogger(_)
-                | ConfigureMetrics(_) | Start,
+                ConfigureBootSource(_)
+                | ConfigureMachine(_)
+                | UpdateMachine(_)
+                | InsertDrive(_)
+                | InsertInterface(_)
+                | ConfigureSerial(_)
+                | ConfigureLogger(_)
+                | ConfigureMetrics(_)
+                | Start,
                 Running | Paused,
             ) => Err(NotAllowed::AfterStart),
             (
@@ -142,16 +156,29 @@ mod tests {
         for action in actions {
             assert_eq!(action.allowed_in(VmState::NotStarted), Ok(()));
             for state in [VmState::Running, VmState::Paused] {
-                assert_eq!(action.allowed_in(state), Err(NotAllowed::AfterStart), "{action:?}");
+                assert_eq!(
+                    action.allowed_in(state),
+                    Err(NotAllowed::AfterStart),
+                    "{action:?}"
+                );
             }
         }
     }
 
     #[test]
     fn a_guests_life_begins_with_the_start() {
-        for action in [Action::Pause, Action::Resume, Action::Reset, Action::PressPowerButton] {
+        for action in [
+            Action::Pause,
+            Action::Resume,
+            Action::Reset,
+            Action::PressPowerButton,
+        ] {
             let refused = Err(NotAllowed::BeforeStart);
-            assert_eq!(action.allowed_in(VmState::NotStarted), refused, "{action:?}");
+            assert_eq!(
+                action.allowed_in(VmState::NotStarted),
+                refused,
+                "{action:?}"
+            );
             assert_eq!(action.allowed_in(VmState::Running), Ok(()), "{action:?}");
         }
     }
@@ -159,7 +186,10 @@ mod tests {
     #[test]
     fn a_button_pressed_on_a_paused_guest_would_be_lost_on_its_user() {
         let refused = Err(NotAllowed::WhilePaused);
-        assert_eq!(Action::PressPowerButton.allowed_in(VmState::Paused), refused);
+        assert_eq!(
+            Action::PressPowerButton.allowed_in(VmState::Paused),
+            refused
+        );
     }
 
     #[test]

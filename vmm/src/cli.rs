@@ -129,18 +129,24 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Cli
             "--boot-timer" => run.boot_timer = true,
             "--http-api-max-payload-size" => {
                 let text = value()?;
-                run.max_payload =
-                    text.parse().map_err(|_| wrong(format!("'{text}' is no size in bytes.")))?;
+                run.max_payload = text
+                    .parse()
+                    .map_err(|_| wrong(format!("'{text}' is no size in bytes.")))?;
             }
             "--request-id" => run.request_id = Some(value()?),
             "--status-file" => run.status_file = Some(value()?.into()),
             "--show-level" | "--show-log-origin" | "--no-seccomp" => {}
-            "--module" | "--mmds-size-limit" | "--start-time-us" | "--start-time-cpu-us"
+            "--module"
+            | "--mmds-size-limit"
+            | "--start-time-us"
+            | "--start-time-cpu-us"
             | "--parent-cpu-time-us" => drop(value()?),
             "--enable-pci" => return Err(wrong("--enable-pci: there is no PCI bus yet.")),
             "--metadata" => return Err(wrong("--metadata: there is no metadata service yet.")),
             "--seccomp-filter" => {
-                return Err(wrong("--seccomp-filter: filters of one's own are not supported yet."));
+                return Err(wrong(
+                    "--seccomp-filter: filters of one's own are not supported yet.",
+                ));
             }
             "--unpack-kernel" => {
                 let input = value()?;
@@ -149,7 +155,11 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Command, Cli
             "--capabilities" => return Ok(Command::Capabilities),
             "--version" => return Ok(Command::Version),
             "--help" | "-h" => return Ok(Command::Help),
-            other => return Err(wrong(format!("Found argument '{other}' which wasn't expected."))),
+            other => {
+                return Err(wrong(format!(
+                    "Found argument '{other}' which wasn't expected."
+                )));
+            }
         }
     }
     if no_api {
@@ -191,8 +201,10 @@ mod tests {
 
     #[test]
     fn firecrackers_flags_are_understood() {
-        let run = run("--id vm-1 --api-sock /tmp/s --level Warning --show-level --start-time-us 7 \
-                       --http-api-max-payload-size=100");
+        let run = run(
+            "--id vm-1 --api-sock /tmp/s --level Warning --show-level --start-time-us 7 \
+                       --http-api-max-payload-size=100",
+        );
         assert_eq!((run.id.as_str(), run.max_payload), ("vm-1", 100));
         assert_eq!(run.api_sock, Some(PathBuf::from("/tmp/s")));
         assert_eq!(run.level, Some(LogLevel::Warn));

@@ -194,7 +194,11 @@ impl<L: Launcher> StateDriver<L> {
             Message::Signal(number) => {
                 tracing::info!(signal = number, "ended by a signal");
                 let (code, reason) = (ExitCode::Ok, ExitReason::Signal);
-                Some(Outcome { code, reason, error: None })
+                Some(Outcome {
+                    code,
+                    reason,
+                    error: None,
+                })
             }
         }
     }
@@ -217,7 +221,11 @@ impl<L: Launcher> StateDriver<L> {
         let ends = ends.filter(|_| result.is_ok());
         // Who asked may have gone; what was done stays done.
         let _ = request.reply.send(result);
-        ends.map(|(code, reason)| Outcome { code, reason, error: None })
+        ends.map(|(code, reason)| Outcome {
+            code,
+            reason,
+            error: None,
+        })
     }
 
     /// Does one action, if the state allows it.
@@ -274,7 +282,10 @@ impl<L: Launcher> StateDriver<L> {
 
     fn start(&mut self) -> Result<(), ActionError> {
         let config = self.resources.full_config();
-        let mut plan = self.resources.take_plan()?.ok_or(ActionError::NoBootSource)?;
+        let mut plan = self
+            .resources
+            .take_plan()?
+            .ok_or(ActionError::NoBootSource)?;
         let sender = self.sender.clone();
         let on_exit = Arc::new(move |exit| {
             // The queue closes only with the process.
@@ -327,7 +338,11 @@ impl<L: Launcher> StateDriver<L> {
 
     fn update_drive(&self, update: &api::DriveUpdate) -> Result<(), ActionError> {
         let config = self.full_config();
-        if !config.drives.iter().any(|drive| drive.drive_id == update.drive_id) {
+        if !config
+            .drives
+            .iter()
+            .any(|drive| drive.drive_id == update.drive_id)
+        {
             return Err(ResourceError::NoSuchDevice(update.drive_id.clone()).into());
         }
         if update.path_on_host.is_some() || update.rate_limiter.is_some() {
@@ -342,7 +357,11 @@ impl<L: Launcher> StateDriver<L> {
 
     fn update_interface(&self, update: &api::NetworkInterfaceUpdate) -> Result<(), ActionError> {
         let config = self.full_config();
-        if !config.network_interfaces.iter().any(|net| net.iface_id == update.iface_id) {
+        if !config
+            .network_interfaces
+            .iter()
+            .any(|net| net.iface_id == update.iface_id)
+        {
             return Err(ResourceError::NoSuchDevice(update.iface_id.clone()).into());
         }
         if update.rx_rate_limiter.is_some() || update.tx_rate_limiter.is_some() {
@@ -356,7 +375,9 @@ impl<L: Launcher> StateDriver<L> {
     }
 
     fn full_config(&self) -> api::FullVmConfig {
-        self.started.clone().unwrap_or_else(|| self.resources.full_config())
+        self.started
+            .clone()
+            .unwrap_or_else(|| self.resources.full_config())
     }
 
     fn info(&self) -> api::InstanceInfo {
@@ -379,7 +400,9 @@ impl<L: Launcher> StateDriver<L> {
 }
 
 fn version() -> api::VersionInfo {
-    api::VersionInfo { firecracker_version: env!("CARGO_PKG_VERSION").to_owned() }
+    api::VersionInfo {
+        firecracker_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
 }
 
 fn guest_ended(exit: GuestExit) -> Outcome {
@@ -390,7 +413,11 @@ fn guest_ended(exit: GuestExit) -> Outcome {
         GuestExit::TripleFault => (ExitCode::GuestReset, ExitReason::TripleFault, None),
         GuestExit::Crashed(why) => (ExitCode::GuestCrashed, ExitReason::GuestCrashed, Some(why)),
     };
-    Outcome { code, reason, error }
+    Outcome {
+        code,
+        reason,
+        error,
+    }
 }
 
 #[cfg(test)]

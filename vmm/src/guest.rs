@@ -169,9 +169,19 @@ impl Guest {
             surroundings.boot_timer,
         ));
         let vcpus = preparing.finish(&bus, entry)?;
-        slots_ready.join().map_err(|_| thread_error("its thread panicked"))??;
+        slots_ready
+            .join()
+            .map_err(|_| thread_error("its thread panicked"))??;
         vcpus.resume();
-        Ok(Guest { vcpus, bus, serial, console, machine, _memory: memory, _vm: vm })
+        Ok(Guest {
+            vcpus,
+            bus,
+            serial,
+            console,
+            machine,
+            _memory: memory,
+            _vm: vm,
+        })
     }
 
     /// The machine that the guest sees.
@@ -217,15 +227,20 @@ impl Guest {
 
     fn resume_devices(&self, count: usize) -> Result<(), GuestError> {
         for (index, mut transport) in self.bus.virtio().enumerate().take(count) {
-            transport
-                .resume()
-                .map_err(|source| GuestError::Device { id: self.slot_id(index), source })?;
+            transport.resume().map_err(|source| GuestError::Device {
+                id: self.slot_id(index),
+                source,
+            })?;
         }
         Ok(())
     }
 
     fn slot_id(&self, index: usize) -> String {
-        self.machine.slots.get(index).map(|slot| slot.id.clone()).unwrap_or_default()
+        self.machine
+            .slots
+            .get(index)
+            .map(|slot| slot.id.clone())
+            .unwrap_or_default()
     }
 
     /// Presses the ACPI power button.
@@ -233,7 +248,10 @@ impl Guest {
     /// # Errors
     /// If the interrupt cannot be raised.
     pub fn press_power_button(&self) -> Result<(), GuestError> {
-        let host = |source| GuestError::Host { id: "power button".to_owned(), source };
+        let host = |source| GuestError::Host {
+            id: "power button".to_owned(),
+            source,
+        };
         self.bus.events().press_power_button().map_err(host)
     }
 
@@ -270,20 +288,33 @@ fn give_memory(
 }
 
 fn thread_error(why: &str) -> GuestError {
-    GuestError::Host { id: "memory".to_owned(), source: std::io::Error::other(why.to_owned()) }
+    GuestError::Host {
+        id: "memory".to_owned(),
+        source: std::io::Error::other(why.to_owned()),
+    }
 }
 
 fn start_console(config: Option<&berth_vmm_api::Serial>) -> Result<Console, GuestError> {
     let path = config.and_then(|config| config.serial_out_path.as_deref());
-    let name = path.map_or("standard output".to_owned(), |path| path.display().to_string());
-    let failed = |source| GuestError::Console { path: name.clone(), source };
+    let name = path.map_or("standard output".to_owned(), |path| {
+        path.display().to_string()
+    });
+    let failed = |source| GuestError::Console {
+        path: name.clone(),
+        source,
+    };
     let sink = match path {
         Some(path) => {
-            let keep = config.and_then(|config| config.keep_bytes).unwrap_or(console::KEEP);
+            let keep = config
+                .and_then(|config| config.keep_bytes)
+                .unwrap_or(console::KEEP);
             Sink::Ring(RingFile::open(path, keep).map_err(failed)?)
         }
         None => {
-            let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            let stdout = std::io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(failed)?;
             Sink::Stream(File::from(stdout))
         }
     };
@@ -291,8 +322,10 @@ fn start_console(config: Option<&berth_vmm_api::Serial>) -> Result<Console, Gues
 }
 
 fn eventfd(id: &str) -> Result<EventFd, GuestError> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
-        .map_err(|source| GuestError::Host { id: id.to_owned(), source })
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|source| GuestError::Host {
+        id: id.to_owned(),
+        source,
+    })
 }
 
 /// An eventfd that raises `gsi`.
@@ -314,7 +347,10 @@ fn connect(
         Device::Block(_, block) => block,
         Device::Net(_, net) => net,
     };
-    let host = |source| GuestError::Host { id: slot.id.clone(), source };
+    let host = |source| GuestError::Host {
+        id: slot.id.clone(),
+        source,
+    };
     let transport = MmioTransport::new(device, memory.clone(), line).map_err(host)?;
     let doorbell = slot.registers.start + berth_virtio::transport::mmio::QUEUE_NOTIFY;
     for queue in 0..transport.queue_count() {
@@ -324,4 +360,3 @@ fn connect(
     }
     Ok(transport)
 }
-

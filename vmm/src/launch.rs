@@ -31,11 +31,16 @@ impl Launcher for KvmLauncher {
         plan: &mut GuestPlan,
         on_exit: Arc<dyn Fn(GuestExit) + Send + Sync>,
     ) -> Result<Guest, GuestError> {
-        let surroundings = Surroundings { on_exit, boot_timer: self.boot_timer };
+        let surroundings = Surroundings {
+            on_exit,
+            boot_timer: self.boot_timer,
+        };
         let guest = Guest::start(plan, surroundings)?;
         if let Some(driver) = self.stdin.take() {
-            attach_stdin(&guest, driver)
-                .map_err(|source| GuestError::Host { id: "standard input".to_owned(), source })?;
+            attach_stdin(&guest, driver).map_err(|source| GuestError::Host {
+                id: "standard input".to_owned(),
+                source,
+            })?;
         }
         Ok(guest)
     }
@@ -44,8 +49,10 @@ impl Launcher for KvmLauncher {
 /// Starts the thread that brings standard input to the guest's serial port.
 fn attach_stdin(guest: &Guest, driver: SyncSender<Message>) -> io::Result<()> {
     let serial = guest.serial();
-    std::thread::Builder::new().name("berth_stdin".to_owned()).stack_size(128 << 10).spawn(
-        move || {
+    std::thread::Builder::new()
+        .name("berth_stdin".to_owned())
+        .stack_size(128 << 10)
+        .spawn(move || {
             let mut last = 0;
             pump_input(&serial, io::stdin(), |typed| {
                 let escaped = (last == ESCAPE[0] && typed.first() == Some(&ESCAPE[1]))
@@ -53,14 +60,17 @@ fn attach_stdin(guest: &Guest, driver: SyncSender<Message>) -> io::Result<()> {
                 last = typed.last().copied().unwrap_or(last);
                 if escaped {
                     let (reply, _) = sync_channel(1);
-                    let request = Request { action: Action::Stop, request_id: None, reply };
+                    let request = Request {
+                        action: Action::Stop,
+                        request_id: None,
+                        reply,
+                    };
                     // The driver has gone: the VMM is ending anyway.
                     let _ = driver.send(Message::Request(Box::new(request)));
                 }
                 !escaped
             });
-        },
-    )?;
+        })?;
     Ok(())
 }
 

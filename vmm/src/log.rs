@@ -24,8 +24,11 @@ struct State {
     request_id: Option<String>,
 }
 
-static STATE: Mutex<State> =
-    Mutex::new(State { file: None, id: String::new(), request_id: None });
+static STATE: Mutex<State> = Mutex::new(State {
+    file: None,
+    id: String::new(),
+    request_id: None,
+});
 static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
 fn state() -> MutexGuard<'static, State> {
@@ -39,9 +42,16 @@ pub fn start(id: &str, request_id: Option<&str>, level: LogLevel) {
     state.request_id = request_id.map(str::to_owned);
     drop(state);
     let (filter, handle) = reload::Layer::new(filter(level));
-    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Lines);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(Lines);
     // A second start (in tests) keeps the first subscriber.
-    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+    if tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init()
+        .is_ok()
+    {
         let _ = LEVEL.set(handle);
     }
 }
@@ -53,7 +63,10 @@ pub fn set_request_id(id: &str) {
 
 /// An id as it can stand in a line: bounded, printable.
 fn clean(id: &str) -> String {
-    id.chars().filter(|c| c.is_ascii_graphic()).take(128).collect()
+    id.chars()
+        .filter(|c| c.is_ascii_graphic())
+        .take(128)
+        .collect()
 }
 
 /// `PUT /logger`. What is not given stays as it is.
@@ -137,12 +150,19 @@ mod tests {
     fn a_line_tells_the_vmm_and_the_request() {
         let path = std::env::temp_dir().join(format!("berth-log-{}", std::process::id()));
         start("vm7", None, LogLevel::Info);
-        configure(&Logger { log_path: Some(path.clone()), ..Default::default() }).unwrap();
+        configure(&Logger {
+            log_path: Some(path.clone()),
+            ..Default::default()
+        })
+        .unwrap();
         set_request_id("req-42\n[vm8] forged");
         tracing::info!("started");
         let text = std::fs::read_to_string(&path).unwrap();
         let line = text.lines().find(|line| line.ends_with("started")).unwrap();
-        assert!(line.starts_with("[vm7] request_id=req-42[vm8]forged "), "{line}");
+        assert!(
+            line.starts_with("[vm7] request_id=req-42[vm8]forged "),
+            "{line}"
+        );
         std::fs::remove_file(path).unwrap();
     }
 }

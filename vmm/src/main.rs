@@ -63,15 +63,16 @@ fn print_capabilities() -> Result<()> {
 /// Runs a guest to its end. Whatever the end, it is in the status file, and an error on
 /// standard error too.
 fn run(run: &Run, started: Instant) -> Outcome {
-    let level = run.level.unwrap_or(if run.api_sock.is_none() && run.log_path.is_none() {
-        // The terminal is the guest's; only what goes wrong is said there.
-        LogLevel::Warn
-    } else {
-        LogLevel::Info
-    });
+    let level = run
+        .level
+        .unwrap_or(if run.api_sock.is_none() && run.log_path.is_none() {
+            // The terminal is the guest's; only what goes wrong is said there.
+            LogLevel::Warn
+        } else {
+            LogLevel::Info
+        });
     log::start(&run.id, run.request_id.as_deref(), level);
-    let mut status =
-        StatusFile::new(run.status_file.clone(), &run.id, run.request_id.as_deref());
+    let mut status = StatusFile::new(run.status_file.clone(), &run.id, run.request_id.as_deref());
     let driver = match prepare(run, started) {
         Ok((resources, launcher)) => StateDriver::new(&run.id, launcher, resources, status),
         Err(error) => {
@@ -102,13 +103,21 @@ fn bad_configuration(error: &anyhow::Error) -> Outcome {
 /// The log, the signals, and what the configuration file says.
 fn prepare(run: &Run, started: Instant) -> Result<(Resources, KvmLauncher)> {
     if let Some(path) = &run.log_path {
-        let logger = api::Logger { log_path: Some(path.clone()), ..Default::default() };
+        let logger = api::Logger {
+            log_path: Some(path.clone()),
+            ..Default::default()
+        };
         log::configure(&logger).context("cannot open the log")?;
     }
     tracing::info!("Running Berth VMM v{}", env!("CARGO_PKG_VERSION"));
     signals::block().context("cannot block signals")?;
-    let launcher = KvmLauncher { boot_timer: run.boot_timer.then_some(started), stdin: None };
-    let Some(path) = &run.config_file else { return Ok((Resources::default(), launcher)) };
+    let launcher = KvmLauncher {
+        boot_timer: run.boot_timer.then_some(started),
+        stdin: None,
+    };
+    let Some(path) = &run.config_file else {
+        return Ok((Resources::default(), launcher));
+    };
     let config = read_config(path)?;
     if let Some(logger) = &config.logger {
         log::configure(logger).context("cannot open the log")?;
@@ -150,8 +159,13 @@ fn begin(run: &Run, driver: &mut StateDriver<KvmLauncher>) -> Result<Option<Serv
     let stdin = driver.sender();
     driver.launcher().stdin = Some(stdin);
     if let Some(path) = &run.metrics_path {
-        let config = api::Metrics { metrics_path: path.clone(), emit_id: false };
-        driver.act(Action::ConfigureMetrics(config)).map_err(|error| failed(&error))?;
+        let config = api::Metrics {
+            metrics_path: path.clone(),
+            emit_id: false,
+        };
+        driver
+            .act(Action::ConfigureMetrics(config))
+            .map_err(|error| failed(&error))?;
     }
     if run.config_file.is_some() {
         driver.act(Action::Start).map_err(|error| failed(&error))?;
@@ -178,5 +192,9 @@ fn failed(error: &ActionError) -> Outcome {
         | ActionError::NoBootSource => api::ExitCode::BadConfiguration,
         _ => api::ExitCode::GenericError,
     };
-    Outcome { code, reason: ExitReason::Error, error: Some(error.to_string()) }
+    Outcome {
+        code,
+        reason: ExitReason::Error,
+        error: Some(error.to_string()),
+    }
 }

@@ -76,7 +76,11 @@ pub fn create(ram: &[Region], backing: Backing) -> Result<GuestMemory, MemoryErr
     }
     let mut regions = Vec::with_capacity(ram.len());
     for ram in ram {
-        let failed = |cause: String| MemoryError::Map { mib: ram.len >> 20, backing, cause };
+        let failed = |cause: String| MemoryError::Map {
+            mib: ram.len >> 20,
+            backing,
+            cause,
+        };
         let size = usize::try_from(ram.len).map_err(|error| failed(error.to_string()))?;
         let mapping = MmapRegionBuilder::new(size)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
@@ -98,7 +102,9 @@ pub fn create(ram: &[Region], backing: Backing) -> Result<GuestMemory, MemoryErr
 /// Asks for transparent huge pages. A host without them is no error: the guest is only slower.
 fn advise_huge_pages(memory: &GuestMemory) {
     for region in memory.iter() {
-        let Ok(start) = region.get_host_address(MemoryRegionAddress(0)) else { continue };
+        let Ok(start) = region.get_host_address(MemoryRegionAddress(0)) else {
+            continue;
+        };
         let len = usize::try_from(region.len()).unwrap_or(0);
         // SAFETY: the range is one live mapping of ours; the advice changes no content.
         let result = unsafe { libc::madvise(start.cast(), len, libc::MADV_HUGEPAGE) };
@@ -120,14 +126,21 @@ mod tests {
     #[test]
     fn memory_around_the_hole_is_one_address_space_with_a_gap() {
         let memory = create(&ram(4 << 30), Backing::Transparent).unwrap();
-        memory.write_obj(7_u32, GuestAddress(0x1_0000_0000)).unwrap();
-        assert_eq!(memory.read_obj::<u32>(GuestAddress(0x1_0000_0000)).unwrap(), 7);
+        memory
+            .write_obj(7_u32, GuestAddress(0x1_0000_0000))
+            .unwrap();
+        assert_eq!(
+            memory.read_obj::<u32>(GuestAddress(0x1_0000_0000)).unwrap(),
+            7
+        );
         assert!(memory.write_obj(7_u32, GuestAddress(0xC000_0000)).is_err());
     }
 
     #[test]
     fn memory_beyond_the_hosts_address_space_is_refused_with_its_size() {
-        let error = create(&ram(1 << 50), Backing::Anonymous).unwrap_err().to_string();
+        let error = create(&ram(1 << 50), Backing::Anonymous)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("Cannot create mmap region"), "{error}");
         assert!(error.contains("MiB of Anonymous memory"), "{error}");
     }

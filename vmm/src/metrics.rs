@@ -44,8 +44,12 @@ impl Metrics {
     /// # Errors
     /// If the line cannot be written.
     pub fn flush(&mut self) -> io::Result<()> {
-        let Some((file, id)) = &mut self.sink else { return Ok(()) };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let Some((file, id)) = &mut self.sink else {
+            return Ok(());
+        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let mut line = serde_json::json!({
             "utc_timestamp_ms": now.as_millis() as u64,
             "vmm": { "actions": self.actions, "refused": self.refused },

@@ -10,7 +10,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use berth_virtio::{Block, BlockConfig, BlockError, CacheMode, Net, NetConfig, NetError, Tap, TapError};
+use berth_virtio::{
+    Block, BlockConfig, BlockError, CacheMode, Net, NetConfig, NetError, Tap, TapError,
+};
 use berth_vmm_api as api;
 use berth_vmm_api::config::DEFAULT_BOOT_ARGS;
 
@@ -28,12 +30,18 @@ pub const MAX_VCPUS: u8 = 64;
 #[allow(missing_docs)]
 pub enum ResourceError {
     #[error("Boot source error: The kernel file cannot be opened: {source} ({path})")]
-    Kernel { path: String, source: std::io::Error },
+    Kernel {
+        path: String,
+        source: std::io::Error,
+    },
     #[error(
         "Boot source error: The initrd file cannot be opened due to invalid path or invalid \
          permissions. {source} ({path})"
     )]
-    Initrd { path: String, source: std::io::Error },
+    Initrd {
+        path: String,
+        source: std::io::Error,
+    },
     #[error("Boot source error: The kernel command line is invalid: {0}")]
     Cmdline(#[from] CmdlineError),
     #[error(
@@ -52,12 +60,13 @@ pub enum ResourceError {
         "Drive config error: Unable to create the virtio block device: Error manipulating the \
          backing file: {source} {path}"
     )]
-    DriveFile { path: String, source: std::io::Error },
+    DriveFile {
+        path: String,
+        source: std::io::Error,
+    },
     #[error("Drive config error: Unable to create the virtio block device: {0}")]
     Block(#[from] BlockError),
-    #[error(
-        "Drive config error: drive {id} needs exactly one of `path_on_host` and `fd`"
-    )]
+    #[error("Drive config error: drive {id} needs exactly one of `path_on_host` and `fd`")]
     DriveBacking { id: String },
     #[error("Network config error: Could not create the network device: {id}: {source}")]
     Tap { id: String, source: TapError },
@@ -68,7 +77,10 @@ pub enum ResourceError {
     #[error("{0}")]
     Inherited(#[from] InheritedError),
     #[error("{field} is not supported: {hint}")]
-    Unsupported { field: &'static str, hint: &'static str },
+    Unsupported {
+        field: &'static str,
+        hint: &'static str,
+    },
     #[error(
         "the {kind} id {id} is already in use by another kind of device; ids are unique in a guest"
     )]
@@ -180,7 +192,10 @@ impl Resources {
             }
         }
         if !config.pmem.is_empty() {
-            return Err(ResourceError::Unsupported { field: "pmem", hint: "use a drive" });
+            return Err(ResourceError::Unsupported {
+                field: "pmem",
+                hint: "use a drive",
+            });
         }
         let mut resources = Resources::default();
         if let Some(machine) = &config.machine_config {
@@ -208,13 +223,21 @@ impl Resources {
         let path = config.kernel_image_path.clone();
         let kernel = NamedFile::open(Path::new(&path))
             .map_err(|source| ResourceError::Kernel { path, source })?;
-        let initrd = match &config.initrd_path {
-            Some(path) => Some(NamedFile::open(Path::new(path)).map_err(|source| {
-                ResourceError::Initrd { path: path.clone(), source }
-            })?),
-            None => None,
-        };
-        self.boot = Some(BootSource { config, kernel, initrd });
+        let initrd =
+            match &config.initrd_path {
+                Some(path) => Some(NamedFile::open(Path::new(path)).map_err(|source| {
+                    ResourceError::Initrd {
+                        path: path.clone(),
+                        source,
+                    }
+                })?),
+                None => None,
+            };
+        self.boot = Some(BootSource {
+            config,
+            kernel,
+            initrd,
+        });
         Ok(())
     }
 
@@ -240,7 +263,10 @@ impl Resources {
         if config.mem_size_mib == 0 || !config.mem_size_mib.is_multiple_of(page_mib) {
             return Err(ResourceError::MemorySize);
         }
-        if config.cpu_template.is_some_and(|template| template != api::CpuTemplate::None) {
+        if config
+            .cpu_template
+            .is_some_and(|template| template != api::CpuTemplate::None)
+        {
             return Err(ResourceError::Unsupported {
                 field: "cpu_template",
                 hint: "static CPU templates are deprecated; use None",
@@ -281,8 +307,10 @@ impl Resources {
         let device = open_drive(&config)?;
         let config = with_defaults(config);
         let entry = DriveEntry { config, device };
-        let place =
-            self.drives.iter().position(|drive| drive.config.drive_id == entry.config.drive_id);
+        let place = self
+            .drives
+            .iter()
+            .position(|drive| drive.config.drive_id == entry.config.drive_id);
         if let Some(place) = place {
             self.drives.remove(place);
         }
@@ -313,7 +341,10 @@ impl Resources {
                 return Err(ResourceError::MacInUse(mac));
             }
         }
-        let place = self.nets.iter().position(|net| net.config.iface_id == config.iface_id);
+        let place = self
+            .nets
+            .iter()
+            .position(|net| net.config.iface_id == config.iface_id);
         let Some(place) = place else {
             let device = open_net(&config)?;
             self.nets.push(NetEntry { config, device });
@@ -355,7 +386,10 @@ impl Resources {
         let net = self.nets.iter().any(|net| net.config.iface_id == id);
         let own = if kind == "drive" { drive } else { net };
         if (drive || net) && !own {
-            return Err(ResourceError::IdInUse { kind, id: id.to_owned() });
+            return Err(ResourceError::IdInUse {
+                kind,
+                id: id.to_owned(),
+            });
         }
         let count = self.drives.len() + self.nets.len();
         if !own && count >= MAX_DEVICES {
@@ -367,9 +401,17 @@ impl Resources {
     /// `GET /vm/config`.
     pub fn full_config(&self) -> api::FullVmConfig {
         api::FullVmConfig {
-            boot_source: self.boot.as_ref().map(|boot| boot.config.clone()).unwrap_or_default(),
+            boot_source: self
+                .boot
+                .as_ref()
+                .map(|boot| boot.config.clone())
+                .unwrap_or_default(),
             machine_config: self.machine.clone(),
-            drives: self.drives.iter().map(|drive| drive.config.clone()).collect(),
+            drives: self
+                .drives
+                .iter()
+                .map(|drive| drive.config.clone())
+                .collect(),
             network_interfaces: self.nets.iter().map(|net| net.config.clone()).collect(),
             serial: self.serial.clone(),
             ..Default::default()
@@ -381,11 +423,23 @@ impl Resources {
     /// # Errors
     /// If the command line, with what the machine adds, is too long.
     pub fn take_plan(&mut self) -> Result<Option<GuestPlan>, ResourceError> {
-        let Some(boot) = &self.boot else { return Ok(None) };
-        let root = self.drives.iter().map(|drive| &drive.config).find(|c| c.is_root_device);
-        let boot_args = boot.config.boot_args.as_deref().unwrap_or(DEFAULT_BOOT_ARGS);
+        let Some(boot) = &self.boot else {
+            return Ok(None);
+        };
+        let root = self
+            .drives
+            .iter()
+            .map(|drive| &drive.config)
+            .find(|c| c.is_root_device);
+        let boot_args = boot
+            .config
+            .boot_args
+            .as_deref()
+            .unwrap_or(DEFAULT_BOOT_ARGS);
         let cmdline = cmdline::build(boot_args, root)?;
-        let Some(boot) = self.boot.take() else { return Ok(None) };
+        let Some(boot) = self.boot.take() else {
+            return Ok(None);
+        };
         let drives = self
             .drives
             .drain(..)
@@ -412,11 +466,17 @@ impl Resources {
         for device in plan.devices {
             match device {
                 Device::Block(config, device) => {
-                    self.drives.push(DriveEntry { config: *config, device: *device });
-                },
+                    self.drives.push(DriveEntry {
+                        config: *config,
+                        device: *device,
+                    });
+                }
                 Device::Net(config, device) => {
-                    self.nets.push(NetEntry { config: *config, device: *device });
-                },
+                    self.nets.push(NetEntry {
+                        config: *config,
+                        device: *device,
+                    });
+                }
             }
         }
     }
@@ -436,19 +496,30 @@ fn open_drive(config: &api::Drive) -> Result<Block<DirtyBitmap>, ResourceError> 
             .read(true)
             .write(!read_only)
             .open(path)
-            .map_err(|source| ResourceError::DriveFile { path: path.clone(), source })?,
+            .map_err(|source| ResourceError::DriveFile {
+                path: path.clone(),
+                source,
+            })?,
         (None, Some(number)) => File::from(inherited::take(number)?),
-        _ => return Err(ResourceError::DriveBacking { id: config.drive_id.clone() }),
+        _ => {
+            return Err(ResourceError::DriveBacking {
+                id: config.drive_id.clone(),
+            });
+        }
     };
     let cache = match config.cache_type {
         api::CacheType::Unsafe => CacheMode::Unsafe,
         api::CacheType::Writeback => CacheMode::Writeback,
     };
     // GET_ID has room for 20 bytes; an id that is longer is cut, a serial that is longer refused.
-    let serial = config
-        .serial
-        .clone()
-        .unwrap_or_else(|| config.drive_id.chars().filter(char::is_ascii).take(20).collect());
+    let serial = config.serial.clone().unwrap_or_else(|| {
+        config
+            .drive_id
+            .chars()
+            .filter(char::is_ascii)
+            .take(20)
+            .collect()
+    });
     Ok(Block::new(BlockConfig {
         name: config.drive_id.clone(),
         file,
@@ -463,7 +534,10 @@ fn open_net(config: &api::NetworkInterface) -> Result<Net<DirtyBitmap>, Resource
         Some(number) => Tap::from_fd(inherited::take(number)?),
         None => Tap::open(&config.host_dev_name),
     };
-    let tap = tap.map_err(|source| ResourceError::Tap { id: config.iface_id.clone(), source })?;
+    let tap = tap.map_err(|source| ResourceError::Tap {
+        id: config.iface_id.clone(),
+        source,
+    })?;
     Ok(Net::new(NetConfig {
         name: config.iface_id.clone(),
         tap,

@@ -28,8 +28,10 @@ pub fn block() -> std::io::Result<()> {
 /// # Errors
 /// If the thread cannot be started.
 pub fn start(driver: SyncSender<Message>) -> std::io::Result<()> {
-    std::thread::Builder::new().name("berth_signal".to_owned()).stack_size(64 << 10).spawn(
-        move || {
+    std::thread::Builder::new()
+        .name("berth_signal".to_owned())
+        .stack_size(64 << 10)
+        .spawn(move || {
             while let Ok(signal) = ours().wait() {
                 if signal == Signal::SIGHUP {
                     tracing::debug!("SIGHUP is ignored: a guest outlives who started it");
@@ -37,7 +39,6 @@ pub fn start(driver: SyncSender<Message>) -> std::io::Result<()> {
                     return;
                 }
             }
-        },
-    )?;
+        })?;
     Ok(())
 }

@@ -64,13 +64,13 @@ impl StatusFile {
         let Some(path) = &self.path else { return };
         let mut beside = path.as_os_str().to_owned();
         beside.push(".tmp");
-        let written = serde_json::to_vec(&self.status).map_err(std::io::Error::from).and_then(
-            |mut bytes| {
+        let written = serde_json::to_vec(&self.status)
+            .map_err(std::io::Error::from)
+            .and_then(|mut bytes| {
                 bytes.push(b'\n');
                 std::fs::File::create(&beside)?.write_all(&bytes)?;
                 std::fs::rename(&beside, path)
-            },
-        );
+            });
         if let Err(error) = written {
             tracing::warn!(%error, path = %path.display(), "cannot write the status file");
         }
@@ -99,7 +99,10 @@ mod tests {
         file.set_outcome(&outcome);
         let status = VmmStatus::read(&path).unwrap();
         assert_eq!((status.phase, status.exit_code), (Phase::Exited, Some(3)));
-        assert_eq!((status.error.as_deref(), status.request_id.as_deref()), (Some("no"), Some("req-1")));
+        assert_eq!(
+            (status.error.as_deref(), status.request_id.as_deref()),
+            (Some("no"), Some("req-1"))
+        );
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -59,7 +59,10 @@ impl Vmm {
     }
 
     fn file(&self, name: &str, bytes: u64) -> String {
-        File::create(self.path(name)).unwrap().set_len(bytes).unwrap();
+        File::create(self.path(name))
+            .unwrap()
+            .set_len(bytes)
+            .unwrap();
         self.path(name).display().to_string()
     }
 
@@ -79,7 +82,9 @@ impl Vmm {
             other => panic!("{other}"),
         };
         match result {
-            Err(ClientError::Fault { status: 400, fault, .. }) => fault,
+            Err(ClientError::Fault {
+                status: 400, fault, ..
+            }) => fault,
             other => panic!("{method} {target} {body}: {other:?}"),
         }
     }
@@ -91,7 +96,9 @@ impl Vmm {
     /// Sends bytes as they are; what comes back until the VMM closes.
     fn raw(&self, request: &str) -> String {
         let mut stream = UnixStream::connect(self.path("api")).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -104,7 +111,11 @@ impl Vmm {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code().unwrap();
             }
-            assert!(Instant::now() < deadline, "the VMM does not end: {}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "the VMM does not end: {}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -117,14 +128,16 @@ impl Drop for Vmm {
     }
 }
 
-const BEFORE_START: &str =
-    "The requested operation is not supported before starting the microVM.";
+const BEFORE_START: &str = "The requested operation is not supported before starting the microVM.";
 
 #[test]
 fn a_vmm_says_who_it_is() {
     let vmm = Vmm::start();
     let info: InstanceInfo = vmm.client().get("/").unwrap();
-    assert_eq!((info.id.as_str(), info.state), ("vm-1", VmState::NotStarted));
+    assert_eq!(
+        (info.id.as_str(), info.state),
+        ("vm-1", VmState::NotStarted)
+    );
     let raw: Value = vmm.client().get("/").unwrap();
     assert_eq!(raw["state"], "Not started");
     let version: Value = vmm.client().get("/version").unwrap();
@@ -136,8 +149,14 @@ fn the_full_configuration_is_firecrackers_object() {
     let vmm = Vmm::start();
     let kernel = vmm.file("vmlinux", 64);
     let disk = vmm.file("rootfs", 4096);
-    vmm.put("/machine-config", &json!({"vcpu_count": 2, "mem_size_mib": 256}));
-    vmm.put("/boot-source", &json!({"kernel_image_path": kernel, "boot_args": ""}));
+    vmm.put(
+        "/machine-config",
+        &json!({"vcpu_count": 2, "mem_size_mib": 256}),
+    );
+    vmm.put(
+        "/boot-source",
+        &json!({"kernel_image_path": kernel, "boot_args": ""}),
+    );
     vmm.put(
         "/drives/rootfs",
         &json!({"drive_id": "rootfs", "path_on_host": disk, "is_root_device": true,
@@ -166,46 +185,135 @@ fn the_full_configuration_is_firecrackers_object() {
 fn refusals_have_firecrackers_texts() {
     let vmm = Vmm::start();
     let disk = vmm.file("disk", 4096);
-    let drive = |id: &str, root: bool, path: &str| {
-        json!({"drive_id": id, "path_on_host": path, "is_root_device": root, "is_read_only": false})
-    };
+    let drive = |id: &str, root: bool, path: &str| json!({"drive_id": id, "path_on_host": path, "is_root_device": root, "is_read_only": false});
     let cases = [
-        ("PUT", "/boot-source", json!({"kernel_image_path": "foo.bar"}),
-         "The kernel file cannot be opened: No such file or directory (os error 2)"),
-        ("PATCH", "/boot-source", json!({"boot_args": ""}),
-         "Invalid request method and/or path: PATCH boot-source."),
-        ("PUT", "/boot-source", json!({"kernel_image_path": "x", "initrd": "y"}),
-         "An error occurred when deserializing the json body of a request: unknown field `initrd`"),
-        ("PUT", "/machine-config", json!({"mem_size_mib": 128}), "missing field `vcpu_count`"),
-        ("PUT", "/machine-config", json!({"vcpu_count": 2}), "missing field `mem_size_mib`"),
-        ("PUT", "/machine-config", json!({"vcpu_count": 2, "mem_size_mib": 18_446_744_073_709_551_616.0}),
-         "error occurred when deserializing the json body of a request: invalid type"),
-        ("PATCH", "/machine-config", json!({"mem_size_mib": 0}),
-         "The memory size (MiB) is either 0, or not a multiple of the configured page size."),
-        ("PATCH", "/machine-config", json!({}), "Empty PATCH request."),
-        ("PUT", "/drives/rootfs", drive("rootfs", true, "foo.bar"),
-         "Error manipulating the backing file: No such file or directory (os error 2) foo.bar"),
-        ("PUT", "/drives/a", drive("b", false, &disk),
-         "The id from the path does not match the id from the body!"),
-        ("PUT", "/drives/a-b", drive("a-b", false, &disk),
-         "API Resource IDs can only contain alphanumeric characters and underscores."),
-        ("PUT", "/network-interfaces/1",
-         json!({"iface_id": "1", "host_dev_name": "a/b", "guest_mac": "06:00:00:00:00:01"}),
-         "Could not create the network device"),
-        ("PUT", "/network-interfaces/1",
-         json!({"iface_id": "1", "host_dev_name": "tap0", "guest_mac": "06:00"}),
-         "invalid MAC address"),
-        ("PUT", "/actions", json!({"action_type": "foo"}), "unknown variant `foo`"),
-        ("PUT", "/actions", json!({"action_type": "SendCtrlAltDel"}), BEFORE_START),
-        ("PUT", "/actions", json!({"action_type": "Reset"}), BEFORE_START),
+        (
+            "PUT",
+            "/boot-source",
+            json!({"kernel_image_path": "foo.bar"}),
+            "The kernel file cannot be opened: No such file or directory (os error 2)",
+        ),
+        (
+            "PATCH",
+            "/boot-source",
+            json!({"boot_args": ""}),
+            "Invalid request method and/or path: PATCH boot-source.",
+        ),
+        (
+            "PUT",
+            "/boot-source",
+            json!({"kernel_image_path": "x", "initrd": "y"}),
+            "An error occurred when deserializing the json body of a request: unknown field `initrd`",
+        ),
+        (
+            "PUT",
+            "/machine-config",
+            json!({"mem_size_mib": 128}),
+            "missing field `vcpu_count`",
+        ),
+        (
+            "PUT",
+            "/machine-config",
+            json!({"vcpu_count": 2}),
+            "missing field `mem_size_mib`",
+        ),
+        (
+            "PUT",
+            "/machine-config",
+            json!({"vcpu_count": 2, "mem_size_mib": 18_446_744_073_709_551_616.0}),
+            "error occurred when deserializing the json body of a request: invalid type",
+        ),
+        (
+            "PATCH",
+            "/machine-config",
+            json!({"mem_size_mib": 0}),
+            "The memory size (MiB) is either 0, or not a multiple of the configured page size.",
+        ),
+        (
+            "PATCH",
+            "/machine-config",
+            json!({}),
+            "Empty PATCH request.",
+        ),
+        (
+            "PUT",
+            "/drives/rootfs",
+            drive("rootfs", true, "foo.bar"),
+            "Error manipulating the backing file: No such file or directory (os error 2) foo.bar",
+        ),
+        (
+            "PUT",
+            "/drives/a",
+            drive("b", false, &disk),
+            "The id from the path does not match the id from the body!",
+        ),
+        (
+            "PUT",
+            "/drives/a-b",
+            drive("a-b", false, &disk),
+            "API Resource IDs can only contain alphanumeric characters and underscores.",
+        ),
+        (
+            "PUT",
+            "/network-interfaces/1",
+            json!({"iface_id": "1", "host_dev_name": "a/b", "guest_mac": "06:00:00:00:00:01"}),
+            "Could not create the network device",
+        ),
+        (
+            "PUT",
+            "/network-interfaces/1",
+            json!({"iface_id": "1", "host_dev_name": "tap0", "guest_mac": "06:00"}),
+            "invalid MAC address",
+        ),
+        (
+            "PUT",
+            "/actions",
+            json!({"action_type": "foo"}),
+            "unknown variant `foo`",
+        ),
+        (
+            "PUT",
+            "/actions",
+            json!({"action_type": "SendCtrlAltDel"}),
+            BEFORE_START,
+        ),
+        (
+            "PUT",
+            "/actions",
+            json!({"action_type": "Reset"}),
+            BEFORE_START,
+        ),
         ("PATCH", "/vm", json!({"state": "Paused"}), BEFORE_START),
-        ("PATCH", "/drives/a", json!({"drive_id": "a", "is_read_only": false}),
-         "unknown field `is_read_only`"),
-        ("PATCH", "/drives/a", json!({"drive_id": "a", "path_on_host": "x"}), BEFORE_START),
-        ("PUT", "/actions", json!({"action_type": "InstanceStart"}),
-         "Cannot start microvm without kernel configuration."),
-        ("PUT", "/vsock", json!({"guest_cid": 3, "uds_path": "v"}), "not supported"),
-        ("PUT", "/nowhere", json!({}), "Invalid request method and/or path: PUT nowhere."),
+        (
+            "PATCH",
+            "/drives/a",
+            json!({"drive_id": "a", "is_read_only": false}),
+            "unknown field `is_read_only`",
+        ),
+        (
+            "PATCH",
+            "/drives/a",
+            json!({"drive_id": "a", "path_on_host": "x"}),
+            BEFORE_START,
+        ),
+        (
+            "PUT",
+            "/actions",
+            json!({"action_type": "InstanceStart"}),
+            "Cannot start microvm without kernel configuration.",
+        ),
+        (
+            "PUT",
+            "/vsock",
+            json!({"guest_cid": 3, "uds_path": "v"}),
+            "not supported",
+        ),
+        (
+            "PUT",
+            "/nowhere",
+            json!({}),
+            "Invalid request method and/or path: PUT nowhere.",
+        ),
     ];
     for (method, target, body, text) in cases {
         let fault = vmm.fault(method, target, &body);
@@ -213,7 +321,10 @@ fn refusals_have_firecrackers_texts() {
     }
     vmm.put("/drives/root", &drive("root", true, &disk));
     let second = vmm.fault("PUT", "/drives/other", &drive("other", true, &disk));
-    assert!(second.contains("A root block device already exists!"), "{second}");
+    assert!(
+        second.contains("A root block device already exists!"),
+        "{second}"
+    );
 }
 
 #[test]
@@ -236,7 +347,10 @@ fn the_bytes_of_answers_are_firecrackers() {
         "PATCH /machine-config HTTP/1.1\r\nConnection: close\r\nContent-Length: 24\r\n\r\n\
          {\"cpu_template\": \"None\"} ",
     );
-    assert!(deprecated.contains("\r\nDeprecation: true\r\n"), "{deprecated}");
+    assert!(
+        deprecated.contains("\r\nDeprecation: true\r\n"),
+        "{deprecated}"
+    );
     let large = vmm.raw("PUT /drives/a HTTP/1.1\r\nContent-Length: 51201\r\n\r\n");
     assert!(large.starts_with("HTTP/1.1 413 \r\n"), "{large}");
 }
@@ -254,10 +368,12 @@ fn a_client_may_use_one_connection_for_many_requests() {
 #[test]
 fn a_silent_client_costs_the_others_nothing() {
     let vmm = Vmm::start();
-    let _silent: Vec<_> =
-        (0..10).map(|_| UnixStream::connect(vmm.path("api")).unwrap()).collect();
+    let _silent: Vec<_> = (0..10)
+        .map(|_| UnixStream::connect(vmm.path("api")).unwrap())
+        .collect();
     let mut half = UnixStream::connect(vmm.path("api")).unwrap();
-    half.write_all(b"PUT /actions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{").unwrap();
+    half.write_all(b"PUT /actions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        .unwrap();
     assert_eq!(vmm.client().info().unwrap().state, VmState::NotStarted);
 }
 
@@ -272,12 +388,18 @@ fn a_corrupt_kernel_is_named_and_can_be_replaced() {
         eprintln!("skipped: no KVM on this machine");
         return;
     }
-    let named = format!("kernel {}: is neither an ELF nor a bzImage", kernel.display());
+    let named = format!(
+        "kernel {}: is neither an ELF nor a bzImage",
+        kernel.display()
+    );
     assert!(fault.contains(&named), "{fault}");
     assert_eq!(vmm.client().info().unwrap().state, VmState::NotStarted);
     let status = VmmStatus::read(&vmm.path("status")).unwrap();
     assert_eq!(status.error.as_deref(), Some(fault.as_str()));
-    vmm.put("/boot-source", &json!({"kernel_image_path": vmm.file("other", 4096)}));
+    vmm.put(
+        "/boot-source",
+        &json!({"kernel_image_path": vmm.file("other", 4096)}),
+    );
     vmm.client().action(ActionType::Stop).unwrap();
     assert_eq!(vmm.wait(), ExitCode::Ok as i32);
 }
@@ -300,7 +422,10 @@ fn stopping_ends_the_process_in_order() {
     vmm.client().action(ActionType::Stop).unwrap();
     assert_eq!(vmm.wait(), ExitCode::Ok as i32);
     let status = VmmStatus::read(&vmm.path("status")).unwrap();
-    assert_eq!((status.phase, status.reason), (Phase::Exited, Some(ExitReason::ApiStop)));
+    assert_eq!(
+        (status.phase, status.reason),
+        (Phase::Exited, Some(ExitReason::ApiStop))
+    );
     assert!(!vmm.path("api").exists());
 }
 
@@ -350,9 +475,14 @@ fn a_socket_in_use_is_refused_and_one_left_behind_is_replaced() {
 fn wrong_command_lines_and_files_have_their_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_berth-vmm")).args(arguments).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let output = Command::new(env!("CARGO_BIN_EXE_berth-vmm"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     };
     let (code, text) = run(&["--foo"]);
     assert_eq!(code, Some(ExitCode::ArgParsing as i32));
@@ -363,8 +493,14 @@ fn wrong_command_lines_and_files_have_their_exit_codes() {
     let arguments = ["--no-api", "--config-file", &name, "--status-file", &status];
     for (contents, expected) in [
         ("{", "invalid JSON"),
-        (r#"{"boot-source":{"kernel_image_path":"/nonexistent"}}"#, "/nonexistent"),
-        (r#"{"boot-source":{"kernel_image_path":"/dev/null"},"vsock":{}}"#, "vsock"),
+        (
+            r#"{"boot-source":{"kernel_image_path":"/nonexistent"}}"#,
+            "/nonexistent",
+        ),
+        (
+            r#"{"boot-source":{"kernel_image_path":"/dev/null"},"vsock":{}}"#,
+            "vsock",
+        ),
     ] {
         std::fs::write(&config, contents).unwrap();
         let (code, text) = run(&arguments);

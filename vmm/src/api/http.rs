@@ -73,7 +73,11 @@ pub struct Connection<S> {
 impl<S: Read + Write> Connection<S> {
     /// A connection whose bodies have `max_payload` bytes at most.
     pub fn new(stream: S, max_payload: usize) -> Connection<S> {
-        Connection { stream, buffer: Vec::new(), max_payload }
+        Connection {
+            stream,
+            buffer: Vec::new(),
+            max_payload,
+        }
     }
 
     /// Reads the next request.
@@ -90,8 +94,9 @@ impl<S: Read + Write> Connection<S> {
         let mut length = 0_usize;
         let (mut close, mut expects, mut request_id) = (false, false, None);
         for line in lines.filter(|line| !line.is_empty()) {
-            let (name, value) =
-                line.split_once(':').ok_or_else(|| bad("Invalid header: no colon."))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| bad("Invalid header: no colon."))?;
             let value = value.trim();
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => {
@@ -122,13 +127,22 @@ impl<S: Read + Write> Connection<S> {
         }
         let body: Vec<u8> = self.buffer.drain(..length).collect();
         let body = (!body.is_empty()).then_some(body);
-        Ok(Request { method, path, body, request_id, close })
+        Ok(Request {
+            method,
+            path,
+            body,
+            request_id,
+            close,
+        })
     }
 
     /// Reads until the empty line; the number of bytes up to its end.
     fn read_head(&mut self) -> Result<usize, ReadError> {
         loop {
-            let found = self.buffer.windows(4).position(|window| window == b"\r\n\r\n");
+            let found = self
+                .buffer
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n");
             match found {
                 Some(start) if start <= MAX_HEAD => return Ok(start + 4),
                 _ if self.buffer.len() > MAX_HEAD => {
@@ -155,9 +169,18 @@ impl<S: Read + Write> Connection<S> {
     /// # Errors
     /// If the client has gone.
     pub fn write(&mut self, answer: &Answer) -> io::Result<()> {
-        let Answer { status, body, deprecated, close } = answer;
+        let Answer {
+            status,
+            body,
+            deprecated,
+            close,
+        } = answer;
         let mut text = format!("HTTP/1.1 {status} \r\nServer: Firecracker API\r\n");
-        text.push_str(if *close { "Connection: close\r\n" } else { "Connection: keep-alive\r\n" });
+        text.push_str(if *close {
+            "Connection: close\r\n"
+        } else {
+            "Connection: keep-alive\r\n"
+        });
         if *deprecated {
             text.push_str("Deprecation: true\r\n");
         }
@@ -249,7 +272,10 @@ mod tests {
               GET /vm/config?x=1 HTTP/1.1\r\nConnection: close\r\n\r\n",
         );
         let first = connection.read().unwrap();
-        assert_eq!((first.method, first.path.as_str()), (Method::Put, "/actions"));
+        assert_eq!(
+            (first.method, first.path.as_str()),
+            (Method::Put, "/actions")
+        );
         assert_eq!(first.body.as_deref(), Some(&b"{}"[..]));
         assert_eq!(first.request_id.as_deref(), Some("req-1"));
         let second = connection.read().unwrap();
@@ -276,17 +302,25 @@ mod tests {
         ];
         for bytes in cases {
             let result = connection(bytes).read();
-            assert!(matches!(result, Err(ReadError::Bad(400, _))), "{bytes:?}: {result:?}");
+            assert!(
+                matches!(result, Err(ReadError::Bad(400, _))),
+                "{bytes:?}: {result:?}"
+            );
         }
-        assert!(matches!(connection(&vec![b'x'; 20_000]).read(), Err(ReadError::Bad(400, _))));
-        assert!(matches!(connection(b"GET / HTTP/1.1\r\n\xff\r\n\r\n").read(), Err(ReadError::Bad(..))));
+        assert!(matches!(
+            connection(&vec![b'x'; 20_000]).read(),
+            Err(ReadError::Bad(400, _))
+        ));
+        assert!(matches!(
+            connection(b"GET / HTTP/1.1\r\n\xff\r\n\r\n").read(),
+            Err(ReadError::Bad(..))
+        ));
     }
 
     #[test]
     fn a_client_that_waits_to_send_its_body_is_told_to() {
-        let mut connection = connection(
-            b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
-        );
+        let mut connection =
+            connection(b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}");
         connection.read().unwrap();
         assert_eq!(connection.stream.1, b"HTTP/1.1 100 Continue\r\n\r\n");
     }

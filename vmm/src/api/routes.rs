@@ -50,7 +50,10 @@ pub struct Parsed {
 
 impl From<Action> for Parsed {
     fn from(action: Action) -> Parsed {
-        Parsed { action, deprecated: false }
+        Parsed {
+            action,
+            deprecated: false,
+        }
     }
 }
 
@@ -92,7 +95,10 @@ fn put(resource: &str, rest: Option<&str>, body: &[u8]) -> Result<Parsed, Reques
         "machine-config" => {
             let config: api::MachineConfig = json(body)?;
             let deprecated = config.cpu_template.is_some();
-            Parsed { action: Action::ConfigureMachine(config), deprecated }
+            Parsed {
+                action: Action::ConfigureMachine(config),
+                deprecated,
+            }
         }
         "drives" => {
             let id = checked_id(rest)?;
@@ -136,7 +142,10 @@ fn patch(resource: &str, rest: Option<&str>, body: &[u8]) -> Result<Parsed, Requ
         "machine-config" => {
             let update: api::MachineConfigUpdate = json(body)?;
             let deprecated = update.cpu_template.is_some();
-            Parsed { action: Action::UpdateMachine(update), deprecated }
+            Parsed {
+                action: Action::UpdateMachine(update),
+                deprecated,
+            }
         }
         "drives" => {
             let id = checked_id(rest)?;
@@ -179,7 +188,9 @@ fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, RequestError> {
 }
 
 fn checked_id(id: Option<&str>) -> Result<&str, RequestError> {
-    let id = id.filter(|id| !id.is_empty()).ok_or(RequestError::EmptyId)?;
+    let id = id
+        .filter(|id| !id.is_empty())
+        .ok_or(RequestError::EmptyId)?;
     if id.chars().all(|c| c == '_' || c.is_alphanumeric()) {
         Ok(id)
     } else {
@@ -188,15 +199,22 @@ fn checked_id(id: Option<&str>) -> Result<&str, RequestError> {
 }
 
 fn same_id(path: &str, body: &str) -> Result<(), RequestError> {
-    if path == body { Ok(()) } else { Err(RequestError::IdMismatch) }
+    if path == body {
+        Ok(())
+    } else {
+        Err(RequestError::IdMismatch)
+    }
 }
 
 /// The answer to an action.
 pub fn answer(result: Result<action::Answer, ActionError>) -> Answer {
     match result {
-        Ok(action::Answer::Empty) => {
-            Answer { status: 204, body: None, deprecated: false, close: false }
-        }
+        Ok(action::Answer::Empty) => Answer {
+            status: 204,
+            body: None,
+            deprecated: false,
+            close: false,
+        },
         Ok(action::Answer::Info(info)) => ok(&info),
         Ok(action::Answer::Version(version)) => ok(&version),
         Ok(action::Answer::Machine(machine)) => ok(&machine),
@@ -207,7 +225,12 @@ pub fn answer(result: Result<action::Answer, ActionError>) -> Answer {
 
 fn ok(value: &impl Serialize) -> Answer {
     match serde_json::to_string(value) {
-        Ok(body) => Answer { status: 200, body: Some(body), deprecated: false, close: false },
+        Ok(body) => Answer {
+            status: 200,
+            body: Some(body),
+            deprecated: false,
+            close: false,
+        },
         // Types of ours that cannot be written are a bug, and no reason to end a guest.
         Err(error) => fault(500, error.to_string()),
     }
@@ -216,7 +239,12 @@ fn ok(value: &impl Serialize) -> Answer {
 /// A refusal.
 pub fn fault(status: u16, fault_message: String) -> Answer {
     let body = serde_json::to_string(&api::FaultMessage { fault_message }).ok();
-    Answer { status, body, deprecated: false, close: false }
+    Answer {
+        status,
+        body,
+        deprecated: false,
+        close: false,
+    }
 }
 
 #[cfg(test)]
@@ -226,7 +254,13 @@ mod tests {
 
     fn request(method: Method, path: &str, body: &str) -> Result<Parsed, RequestError> {
         let body = (!body.is_empty()).then(|| body.as_bytes().to_vec());
-        parse(&Request { method, path: path.to_owned(), body, request_id: None, close: false })
+        parse(&Request {
+            method,
+            path: path.to_owned(),
+            body,
+            request_id: None,
+            close: false,
+        })
     }
 
     fn refusal(method: Method, path: &str, body: &str) -> String {
@@ -261,16 +295,31 @@ mod tests {
             "An error occurred when deserializing the json body of a request: missing field \
              `vcpu_count` at line 1 column 21."
         );
-        let unknown =
-            refusal(Method::Patch, "/drives/a", r#"{"drive_id":"a","is_read_only":true}"#);
-        assert!(unknown.contains("unknown field `is_read_only`"), "{unknown}");
+        let unknown = refusal(
+            Method::Patch,
+            "/drives/a",
+            r#"{"drive_id":"a","is_read_only":true}"#,
+        );
+        assert!(
+            unknown.contains("unknown field `is_read_only`"),
+            "{unknown}"
+        );
         let variant = refusal(Method::Put, "/actions", r#"{"action_type":"foo"}"#);
-        assert!(variant.contains("unknown variant `foo`, expected one of"), "{variant}");
-        assert_eq!(refusal(Method::Put, "/drives", "{}"), "The ID cannot be empty.");
+        assert!(
+            variant.contains("unknown variant `foo`, expected one of"),
+            "{variant}"
+        );
+        assert_eq!(
+            refusal(Method::Put, "/drives", "{}"),
+            "The ID cannot be empty."
+        );
         assert!(refusal(Method::Put, "/drives/a-b", "{}").starts_with("API Resource IDs can only"));
         let other = r#"{"drive_id":"b","is_root_device":false}"#;
         assert!(refusal(Method::Put, "/drives/a", other).contains("does not match"));
-        assert_eq!(refusal(Method::Get, "/version", "{}"), "GET request cannot have a body.");
+        assert_eq!(
+            refusal(Method::Get, "/version", "{}"),
+            "GET request cannot have a body."
+        );
         assert_eq!(refusal(Method::Put, "/actions", ""), "Empty PUT request.");
     }
 
@@ -283,6 +332,10 @@ mod tests {
     #[test]
     fn the_deprecated_field_is_marked_even_if_it_is_none() {
         let body = r#"{"vcpu_count":2,"mem_size_mib":256,"cpu_template":"None"}"#;
-        assert!(request(Method::Put, "/machine-config", body).unwrap().deprecated);
+        assert!(
+            request(Method::Put, "/machine-config", body)
+                .unwrap()
+                .deprecated
+        );
     }
 }

@@ -63,7 +63,10 @@ impl Server {
         driver: SyncSender<Message>,
         max_payload: usize,
     ) -> Result<Server, ListenError> {
-        let failed = |source| ListenError { path: path.to_owned(), source };
+        let failed = |source| ListenError {
+            path: path.to_owned(),
+            source,
+        };
         let listener = listen(path).map_err(failed)?;
         let shared = Arc::new(Shared {
             driver,
@@ -77,7 +80,10 @@ impl Server {
             .spawn(move || accept(&listener, &theirs))
             .map_err(failed)?;
         tracing::info!(socket = %path.display(), "API server started.");
-        Ok(Server { shared, path: path.to_owned() })
+        Ok(Server {
+            shared,
+            path: path.to_owned(),
+        })
     }
 
     /// Takes the socket away, and waits until the answers under way are written.
@@ -189,7 +195,10 @@ fn handle(request: &Request, shared: &Shared) -> Answer {
         Err(error) => routes::fault(400, error.to_string()),
         Ok(parsed) => {
             let result = ask(shared, parsed.action, request.request_id.clone());
-            Answer { deprecated: parsed.deprecated, ..routes::answer(result) }
+            Answer {
+                deprecated: parsed.deprecated,
+                ..routes::answer(result)
+            }
         }
     };
     let us = started.elapsed().as_micros() as u64;
@@ -197,7 +206,11 @@ fn handle(request: &Request, shared: &Shared) -> Answer {
         let fault = answer.body.as_deref().unwrap_or("");
         tracing::error!(status = answer.status, us, fault, "Received Error.");
     } else {
-        tracing::info!(status = answer.status, us, "The request was executed successfully.");
+        tracing::info!(
+            status = answer.status,
+            us,
+            "The request was executed successfully."
+        );
     }
     answer
 }
@@ -209,7 +222,14 @@ fn ask(
     request_id: Option<String>,
 ) -> Result<crate::action::Answer, ActionError> {
     let (reply, answer) = sync_channel(1);
-    let request = driver::Request { action, request_id, reply };
-    shared.driver.send(Message::Request(Box::new(request))).map_err(|_| ActionError::Gone)?;
+    let request = driver::Request {
+        action,
+        request_id,
+        reply,
+    };
+    shared
+        .driver
+        .send(Message::Request(Box::new(request)))
+        .map_err(|_| ActionError::Gone)?;
     answer.recv().unwrap_or(Err(ActionError::Gone))
 }

@@ -27,7 +27,10 @@ pub fn check(boot_args: &str) -> Result<(), CmdlineError> {
     if boot_args.len() >= CMDLINE_MAX {
         return Err(CmdlineError::TooLong(boot_args.len()));
     }
-    match boot_args.bytes().find(|byte| !matches!(byte, 0x20..=0x7E | b'\t')) {
+    match boot_args
+        .bytes()
+        .find(|byte| !matches!(byte, 0x20..=0x7E | b'\t'))
+    {
         Some(byte) => Err(CmdlineError::NotAscii(byte)),
         None => Ok(()),
     }
@@ -59,7 +62,12 @@ pub fn build(boot_args: &str, root: Option<&Drive>) -> Result<String, CmdlineErr
             Some(partuuid) => format!("root=PARTUUID={partuuid}"),
             None => "root=/dev/vda".to_owned(),
         });
-        add(if root.is_read_only == Some(true) { "ro" } else { "rw" }.to_owned());
+        add(if root.is_read_only == Some(true) {
+            "ro"
+        } else {
+            "rw"
+        }
+        .to_owned());
     }
     if let Some(init) = init {
         line.push_str(" -- ");
@@ -71,7 +79,8 @@ pub fn build(boot_args: &str, root: Option<&Drive>) -> Result<String, CmdlineErr
 
 /// Whether a word of the line starts with `prefix`.
 fn names(line: &str, prefix: &str) -> bool {
-    line.split_ascii_whitespace().any(|word| word.starts_with(prefix))
+    line.split_ascii_whitespace()
+        .any(|word| word.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -81,13 +90,23 @@ mod tests {
 
     #[test]
     fn the_machine_adds_its_root_disk_and_the_absence_of_pci() {
-        let root = Drive { is_root_device: true, is_read_only: Some(true), ..Default::default() };
+        let root = Drive {
+            is_root_device: true,
+            is_read_only: Some(true),
+            ..Default::default()
+        };
         assert_eq!(
             build("console=ttyS0", Some(&root)).unwrap(),
             "console=ttyS0 pci=off root=/dev/vda ro"
         );
-        let by_uuid = Drive { partuuid: Some("0eaa91a0-01".into()), ..Default::default() };
-        assert_eq!(build("", Some(&by_uuid)).unwrap(), "pci=off root=PARTUUID=0eaa91a0-01 rw");
+        let by_uuid = Drive {
+            partuuid: Some("0eaa91a0-01".into()),
+            ..Default::default()
+        };
+        assert_eq!(
+            build("", Some(&by_uuid)).unwrap(),
+            "pci=off root=PARTUUID=0eaa91a0-01 rw"
+        );
     }
 
     #[test]
@@ -97,7 +116,10 @@ mod tests {
 
     #[test]
     fn arguments_for_init_stay_last() {
-        assert_eq!(build("quiet -- --debug", None).unwrap(), "quiet pci=off -- --debug");
+        assert_eq!(
+            build("quiet -- --debug", None).unwrap(),
+            "quiet pci=off -- --debug"
+        );
     }
 
     #[test]
@@ -105,7 +127,10 @@ mod tests {
         let long = "x".repeat(CMDLINE_MAX);
         assert_eq!(build(&long, None), Err(CmdlineError::TooLong(CMDLINE_MAX)));
         let almost = "x".repeat(CMDLINE_MAX - 4);
-        assert!(matches!(build(&almost, None), Err(CmdlineError::TooLong(_))));
+        assert!(matches!(
+            build(&almost, None),
+            Err(CmdlineError::TooLong(_))
+        ));
     }
 
     #[test]

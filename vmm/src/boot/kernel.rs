@@ -67,13 +67,19 @@ pub struct Kernel {
 impl Kernel {
     /// Room for the command line and its final zero.
     pub fn cmdline_limit(&self) -> usize {
-        let own = self.setup_header.map(|header| header.cmdline_size as usize + 1);
-        own.filter(|limit| *limit > 1).unwrap_or(layout::CMDLINE_MAX).min(layout::CMDLINE_MAX)
+        let own = self
+            .setup_header
+            .map(|header| header.cmdline_size as usize + 1);
+        own.filter(|limit| *limit > 1)
+            .unwrap_or(layout::CMDLINE_MAX)
+            .min(layout::CMDLINE_MAX)
     }
 
     /// The first address that an initrd may not use.
     pub fn initrd_limit(&self) -> u64 {
-        let own = self.setup_header.map(|header| u64::from(header.initrd_addr_max) + 1);
+        let own = self
+            .setup_header
+            .map(|header| u64::from(header.initrd_addr_max) + 1);
         own.filter(|limit| *limit > 1).unwrap_or(u64::MAX)
     }
 }
@@ -85,11 +91,7 @@ const HEADER_START: usize = 0x1F1;
 ///
 /// # Errors
 /// If it is no kernel for this machine, damaged, or too large.
-pub fn load(
-    memory: &GuestMemory,
-    map: &AddressMap,
-    file: &File,
-) -> Result<Kernel, KernelError> {
+pub fn load(memory: &GuestMemory, map: &AddressMap, file: &File) -> Result<Kernel, KernelError> {
     // As far as a bzImage's setup header reaches.
     let mut head = [0; HEADER_START + size_of::<setup_header>()];
     let got = read_head(file, &mut head)?;
@@ -98,7 +100,9 @@ pub fn load(
     } else if got == head.len() && head[0x202..0x206] == *b"HdrS" {
         load_bzimage(memory, &head, &mut Source(file))?
     } else {
-        return Err(KernelError::UnknownFormat([head[0], head[1], head[2], head[3]]));
+        return Err(KernelError::UnknownFormat([
+            head[0], head[1], head[2], head[3],
+        ]));
     };
     if kernel.end > map.low_ram_end() {
         return Err(KernelError::TooLarge(format!(
@@ -130,7 +134,10 @@ fn load_elf(
     const EM_X86_64: u16 = 62;
     let machine = u16::from_le_bytes([head[18], head[19]]);
     if head[4] != ELFCLASS64 || machine != EM_X86_64 {
-        return Err(KernelError::WrongMachine(format!("ELF class {}, machine {machine}", head[4])));
+        return Err(KernelError::WrongMachine(format!(
+            "ELF class {}, machine {machine}",
+            head[4]
+        )));
     }
     let highmem = Some(GuestAddress(HIGH_MEMORY_START));
     let loaded = Elf::load(memory, None, source, highmem).map_err(explain)?;
@@ -139,9 +146,15 @@ fn load_elf(
     }
     let entry = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(address) => Entry::Pvh { eip: address.0 },
-        _ => Entry::Linux64 { rip: loaded.kernel_load.0 },
+        _ => Entry::Linux64 {
+            rip: loaded.kernel_load.0,
+        },
     };
-    Ok(Kernel { entry, end: page_up(loaded.kernel_end), setup_header: None })
+    Ok(Kernel {
+        entry,
+        end: page_up(loaded.kernel_end),
+        setup_header: None,
+    })
 }
 
 fn load_bzimage(
@@ -173,7 +186,9 @@ fn load_bzimage(
     let (preferred, init_size) = (header.pref_address, u64::from(header.init_size));
     let end = loaded.kernel_end.max(preferred.saturating_add(init_size));
     Ok(Kernel {
-        entry: Entry::Linux64 { rip: loaded.kernel_load.0 + ENTRY_64 },
+        entry: Entry::Linux64 {
+            rip: loaded.kernel_load.0 + ENTRY_64,
+        },
         end: page_up(end),
         setup_header: loaded.setup_header,
     })

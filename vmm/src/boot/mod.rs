@@ -37,7 +37,10 @@ impl NamedFile {
     /// # Errors
     /// What the system says.
     pub fn open(path: &Path) -> std::io::Result<NamedFile> {
-        Ok(NamedFile { path: path.to_owned(), file: File::open(path)? })
+        Ok(NamedFile {
+            path: path.to_owned(),
+            file: File::open(path)?,
+        })
     }
 }
 
@@ -103,8 +106,10 @@ pub fn load(
     map: &AddressMap,
     files: &BootFiles<'_>,
 ) -> Result<Entry, BootError> {
-    let kernel_error =
-        |source| BootError::Kernel { path: files.kernel.path.clone(), source };
+    let kernel_error = |source| BootError::Kernel {
+        path: files.kernel.path.clone(),
+        source,
+    };
     let kernel = kernel::load(memory, map, &files.kernel.file).map_err(kernel_error)?;
     let initrd = match files.initrd {
         Some(file) => load_initrd(memory, map, file, &kernel)?,
@@ -120,8 +125,7 @@ pub fn load(
         Entry::Pvh { .. } => params::write_start_info(memory, map, initrd, files)
             .map_err(write("the PVH start info"))?,
     }
-    crate::kvm::registers::write_tables(memory, kernel.entry)
-        .map_err(write("the page tables"))?;
+    crate::kvm::registers::write_tables(memory, kernel.entry).map_err(write("the page tables"))?;
     Ok(kernel.entry)
 }
 
@@ -132,7 +136,10 @@ fn write_cmdline(
 ) -> Result<(), kernel::KernelError> {
     let limit = kernel.cmdline_limit();
     if cmdline.len() >= limit {
-        return Err(kernel::KernelError::CmdlineTooLong { len: cmdline.len(), limit: limit - 1 });
+        return Err(kernel::KernelError::CmdlineTooLong {
+            len: cmdline.len(),
+            limit: limit - 1,
+        });
     }
     let mut bytes = cmdline.as_bytes().to_vec();
     bytes.push(0);
@@ -149,8 +156,15 @@ fn load_initrd(
     kernel: &kernel::Kernel,
 ) -> Result<Initrd, BootError> {
     const PAGE: u64 = 0x1000;
-    let failed = |why: String| BootError::Initrd { path: named.path.clone(), why };
-    let size = named.file.metadata().map_err(|error| failed(error.to_string()))?.len();
+    let failed = |why: String| BootError::Initrd {
+        path: named.path.clone(),
+        why,
+    };
+    let size = named
+        .file
+        .metadata()
+        .map_err(|error| failed(error.to_string()))?
+        .len();
     if size == 0 {
         return Err(failed("it is empty".to_owned()));
     }

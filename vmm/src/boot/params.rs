@@ -38,7 +38,10 @@ fn zero_page(
     const BOOT_FLAG: u16 = 0xAA55;
     const HDRS: u32 = 0x5372_6448;
     const LOADER_UNKNOWN: u8 = 0xFF;
-    let mut page = boot_params { hdr: header.unwrap_or_default(), ..Default::default() };
+    let mut page = boot_params {
+        hdr: header.unwrap_or_default(),
+        ..Default::default()
+    };
     page.hdr.boot_flag = BOOT_FLAG;
     page.hdr.header = HDRS;
     page.hdr.type_of_loader = LOADER_UNKNOWN;
@@ -72,7 +75,12 @@ pub fn write_start_info(
     const MAGIC: u32 = 0x336E_C578;
     let mut entries = 0;
     for (address, size, kind) in map.e820() {
-        let entry = hvm_memmap_table_entry { addr: address, size, type_: kind, reserved: 0 };
+        let entry = hvm_memmap_table_entry {
+            addr: address,
+            size,
+            type_: kind,
+            reserved: 0,
+        };
         let offset = u64::from(entries) * size_of::<hvm_memmap_table_entry>() as u64;
         memory.write_obj(entry, GuestAddress(layout::PVH_MEMORY_MAP + offset))?;
         entries += 1;
@@ -87,8 +95,11 @@ pub fn write_start_info(
         ..Default::default()
     };
     if initrd.size > 0 {
-        let module =
-            hvm_modlist_entry { paddr: initrd.address, size: initrd.size, ..Default::default() };
+        let module = hvm_modlist_entry {
+            paddr: initrd.address,
+            size: initrd.size,
+            ..Default::default()
+        };
         memory.write_obj(module, GuestAddress(layout::PVH_MODULES))?;
         info.nr_modules = 1;
         info.modlist_paddr = layout::PVH_MODULES;

@@ -45,10 +45,20 @@ pub enum UnpackError {
 /// # Errors
 /// If the input is no bzImage, is damaged or too large, or the output cannot be written.
 pub fn unpack(input: &Path, output: &Path) -> Result<(), UnpackError> {
-    let in_error = |source| UnpackError::File { path: input.to_owned(), source };
-    let corrupt = |why: String| UnpackError::Corrupt { path: input.to_owned(), why };
+    let in_error = |source| UnpackError::File {
+        path: input.to_owned(),
+        source,
+    };
+    let corrupt = |why: String| UnpackError::Corrupt {
+        path: input.to_owned(),
+        why,
+    };
     let mut bytes = Vec::new();
-    File::open(input).map_err(in_error)?.take(MAX_ELF).read_to_end(&mut bytes).map_err(in_error)?;
+    File::open(input)
+        .map_err(in_error)?
+        .take(MAX_ELF)
+        .read_to_end(&mut bytes)
+        .map_err(in_error)?;
     let elf = if bytes.starts_with(b"\x7fELF") {
         bytes
     } else {
@@ -57,7 +67,10 @@ pub fn unpack(input: &Path, output: &Path) -> Result<(), UnpackError> {
     if !elf.starts_with(b"\x7fELF") {
         return Err(corrupt("what it unpacks to is no ELF".to_owned()));
     }
-    write_whole(output, &elf).map_err(|source| UnpackError::File { path: output.to_owned(), source })
+    write_whole(output, &elf).map_err(|source| UnpackError::File {
+        path: output.to_owned(),
+        source,
+    })
 }
 
 /// Writes beside `path`, syncs and renames, so that no reader sees a part.
@@ -97,7 +110,13 @@ fn payload(image: &[u8]) -> Result<&[u8], String> {
     start
         .checked_add(length)
         .and_then(|end| image.get(start..end))
-        .ok_or_else(|| format!("it is truncated: {} bytes, payload to {}", image.len(), start + length))
+        .ok_or_else(|| {
+            format!(
+                "it is truncated: {} bytes, payload to {}",
+                image.len(),
+                start + length
+            )
+        })
 }
 
 fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
@@ -107,7 +126,10 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
         [0xFD, b'7', b'z', b'X', b'Z', ..] => pipe("xz", &["-dc"], payload),
         [0x28, 0xB5, 0x2F, 0xFD, ..] => pipe("zstd", &["-dc"], payload),
         [0x7F, b'E', b'L', b'F', ..] => Ok(payload.to_vec()),
-        _ => Err(format!("unknown compression ({:02x?})", &payload[..payload.len().min(6)])),
+        _ => Err(format!(
+            "unknown compression ({:02x?})",
+            &payload[..payload.len().min(6)]
+        )),
     }
 }
 
@@ -203,7 +225,11 @@ mod tests {
     fn an_lz4_kernel_comes_out_whole_and_nothing_else_is_left() {
         let dir = std::env::temp_dir().join(format!("berth-unpack-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let kernel: Vec<u8> = b"\x7fELF".iter().copied().chain((0..99_999).map(|n| n as u8)).collect();
+        let kernel: Vec<u8> = b"\x7fELF"
+            .iter()
+            .copied()
+            .chain((0..99_999).map(|n| n as u8))
+            .collect();
         let (input, output) = (dir.join("vmlinuz"), dir.join("vmlinux"));
         std::fs::write(&input, bzimage(&lz4(&kernel))).unwrap();
         unpack(&input, &output).unwrap();
@@ -215,10 +241,16 @@ mod tests {
 
     #[test]
     fn damage_anywhere_is_an_error_and_no_panic() {
-        let good = bzimage(&lz4(b"\x7fELF and some more of it, which repeats, which repeats"));
+        let good = bzimage(&lz4(
+            b"\x7fELF and some more of it, which repeats, which repeats",
+        ));
         for cut in [0, 1, 0x1F1, 0x206, 0x24D, 0x402, 0x408, good.len() - 5] {
             let cut = &good[..cut];
-            assert!(payload(cut).and_then(decompress).is_err(), "{} bytes", cut.len());
+            assert!(
+                payload(cut).and_then(decompress).is_err(),
+                "{} bytes",
+                cut.len()
+            );
         }
         let mut flipped = good;
         flipped[0x409] ^= 0xFF;
@@ -228,6 +260,11 @@ mod tests {
     #[test]
     fn what_is_no_kernel_is_named() {
         let error = unpack(Path::new("/proc/self/status"), Path::new("/nonexistent")).unwrap_err();
-        assert!(error.to_string().starts_with("/proc/self/status is no bzImage"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("/proc/self/status is no bzImage"),
+            "{error}"
+        );
     }
 }

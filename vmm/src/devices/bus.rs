@@ -14,8 +14,8 @@ use berth_virtio::MmioTransport;
 
 use super::console::SerialDevice;
 use super::power::{self, EventDevice, PowerEvent};
-use crate::machine::address_map::VIRTIO_MMIO_SIZE;
 use crate::machine::Machine;
+use crate::machine::address_map::VIRTIO_MMIO_SIZE;
 use crate::memory::DirtyBitmap;
 
 /// A virtio device and its registers.
@@ -46,7 +46,13 @@ impl Bus {
         boot_timer: Option<Instant>,
     ) -> Bus {
         let virtio = virtio.into_iter().map(Mutex::new).collect();
-        Bus { machine, serial, events, virtio, boot_timer }
+        Bus {
+            machine,
+            serial,
+            events,
+            virtio,
+            boot_timer,
+        }
     }
 
     /// The virtio devices, in the order of the machine's slots.
@@ -84,7 +90,8 @@ impl Bus {
             }
             return None;
         }
-        data.first().and_then(|value| power::write_port(&self.machine.ports, port, *value))
+        data.first()
+            .and_then(|value| power::write_port(&self.machine.ports, port, *value))
     }
 
     fn serial_register(&self, port: u16) -> Option<u8> {

@@ -151,8 +151,17 @@ impl RingFile {
         // A named pipe or a device has no length, and needs no bound.
         let regular = file.metadata()?.is_file();
         let length = if regular { file.metadata()?.len() } else { 0 };
-        let keep = if regular { keep.max(4096) } else { u64::MAX / 4 };
-        Ok(RingFile { path: path.to_owned(), file, length, keep })
+        let keep = if regular {
+            keep.max(4096)
+        } else {
+            u64::MAX / 4
+        };
+        Ok(RingFile {
+            path: path.to_owned(),
+            file,
+            length,
+            keep,
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -280,7 +289,10 @@ fn write_out(shared: &Shared, mut sink: Sink) {
             if state.closing {
                 return;
             }
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         state.idle = false;
         chunk.clear();
@@ -353,7 +365,10 @@ mod tests {
             ring.write(line.as_bytes()).unwrap();
             all.extend_from_slice(line.as_bytes());
             let length = std::fs::metadata(&path).unwrap().len();
-            assert!(length <= 2 * 4096 && length >= 4096.min(all.len() as u64), "{length}");
+            assert!(
+                length <= 2 * 4096 && length >= 4096.min(all.len() as u64),
+                "{length}"
+            );
         }
         assert!(all.ends_with(&std::fs::read(&path).unwrap()));
         std::fs::remove_file(&path).unwrap();

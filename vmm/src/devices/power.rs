@@ -70,7 +70,10 @@ pub struct EventDevice {
 impl EventDevice {
     /// An event device whose interrupt is `irq`.
     pub fn new(irq: EventFd) -> EventDevice {
-        EventDevice { pending: AtomicU8::new(0), irq }
+        EventDevice {
+            pending: AtomicU8::new(0),
+            irq,
+        }
     }
 
     /// Presses the power button.
@@ -98,9 +101,14 @@ mod tests {
     use crate::machine::{CpuModel, Machine, Topology};
 
     fn ports() -> PortMap {
-        Machine::plan(64 << 20, Topology::one_socket(1, false), CpuModel::default(), &[])
-            .unwrap()
-            .ports
+        Machine::plan(
+            64 << 20,
+            Topology::one_socket(1, false),
+            CpuModel::default(),
+            &[],
+        )
+        .unwrap()
+        .ports
     }
 
     #[test]
@@ -115,10 +123,24 @@ mod tests {
     #[test]
     fn every_way_that_linux_resets_a_pc_is_a_reset() {
         let ports = ports();
-        for (port, value) in [(ports.acpi_reset, 1), (0x64, 0xFE), (0xCF9, 0x0E), (0xCF9, 6)] {
-            assert_eq!(write_port(&ports, port, value), Some(PowerEvent::Reset), "{port:#x}");
+        for (port, value) in [
+            (ports.acpi_reset, 1),
+            (0x64, 0xFE),
+            (0xCF9, 0x0E),
+            (0xCF9, 6),
+        ] {
+            assert_eq!(
+                write_port(&ports, port, value),
+                Some(PowerEvent::Reset),
+                "{port:#x}"
+            );
         }
-        for (port, value) in [(ports.acpi_reset, 0), (0x64, 0x20), (0xCF9, 2), (0x80, 0xFE)] {
+        for (port, value) in [
+            (ports.acpi_reset, 0),
+            (0x64, 0x20),
+            (0xCF9, 2),
+            (0x80, 0xFE),
+        ] {
             assert_eq!(write_port(&ports, port, value), None, "{port:#x}");
         }
     }

@@ -25,7 +25,10 @@ impl Pretended {
         let mut told = self.0.lock().unwrap();
         if told.fail {
             let source = std::io::Error::other("pretended");
-            return Err(GuestError::Host { id: call.to_owned(), source });
+            return Err(GuestError::Host {
+                id: call.to_owned(),
+                source,
+            });
         }
         told.calls.push(call);
         Ok(())
@@ -65,7 +68,10 @@ impl Launcher for Shared {
 fn driver() -> (StateDriver<Shared>, Shared) {
     let told = Shared::default();
     let status = StatusFile::new(None, "vm1", None);
-    (StateDriver::new("vm1", Arc::clone(&told), Resources::default(), status), told)
+    (
+        StateDriver::new("vm1", Arc::clone(&told), Resources::default(), status),
+        told,
+    )
 }
 
 fn boot_source() -> Action {
@@ -83,7 +89,10 @@ fn boot_source() -> Action {
 fn a_start_without_a_kernel_is_refused_in_firecrackers_words() {
     let (mut driver, _) = driver();
     let error = driver.act(Action::Start).unwrap_err().to_string();
-    assert_eq!(error, "Start microvm error: Cannot start microvm without kernel configuration.");
+    assert_eq!(
+        error,
+        "Start microvm error: Cannot start microvm without kernel configuration."
+    );
 }
 
 #[test]
@@ -91,7 +100,10 @@ fn a_start_that_failed_can_be_corrected_and_tried_again() {
     let (mut driver, told) = driver();
     driver.act(boot_source()).unwrap();
     told.lock().unwrap().fail = true;
-    assert!(matches!(driver.act(Action::Start), Err(ActionError::Start(_))));
+    assert!(matches!(
+        driver.act(Action::Start),
+        Err(ActionError::Start(_))
+    ));
     assert_eq!(driver.state, VmState::NotStarted);
     told.lock().unwrap().fail = false;
     driver.act(Action::Start).unwrap();
@@ -111,7 +123,13 @@ fn the_configuration_can_be_read_after_the_start_as_before_it() {
 fn pausing_twice_pauses_once() {
     let (mut driver, told) = driver();
     driver.act(boot_source()).unwrap();
-    for action in [Action::Start, Action::Pause, Action::Pause, Action::Resume, Action::Resume] {
+    for action in [
+        Action::Start,
+        Action::Pause,
+        Action::Pause,
+        Action::Resume,
+        Action::Resume,
+    ] {
         driver.act(action).unwrap();
     }
     assert_eq!(told.lock().unwrap().calls, ["launch", "pause", "resume"]);
@@ -123,7 +141,10 @@ fn a_pause_that_fails_leaves_the_guest_running() {
     driver.act(boot_source()).unwrap();
     driver.act(Action::Start).unwrap();
     told.lock().unwrap().fail = true;
-    assert!(matches!(driver.act(Action::Pause), Err(ActionError::Guest(_))));
+    assert!(matches!(
+        driver.act(Action::Pause),
+        Err(ActionError::Guest(_))
+    ));
     assert_eq!(driver.state, VmState::Running);
 }
 
@@ -131,9 +152,21 @@ fn a_pause_that_fails_leaves_the_guest_running() {
 fn each_end_of_a_guest_has_its_exit_code() {
     let cases = [
         (GuestExit::Shutdown, ExitCode::Ok, ExitReason::GuestShutdown),
-        (GuestExit::Reset, ExitCode::GuestReset, ExitReason::GuestReset),
-        (GuestExit::TripleFault, ExitCode::GuestReset, ExitReason::TripleFault),
-        (GuestExit::Crashed("x".into()), ExitCode::GuestCrashed, ExitReason::GuestCrashed),
+        (
+            GuestExit::Reset,
+            ExitCode::GuestReset,
+            ExitReason::GuestReset,
+        ),
+        (
+            GuestExit::TripleFault,
+            ExitCode::GuestReset,
+            ExitReason::TripleFault,
+        ),
+        (
+            GuestExit::Crashed("x".into()),
+            ExitCode::GuestCrashed,
+            ExitReason::GuestCrashed,
+        ),
     ];
     for (exit, code, reason) in cases {
         let (mut driver, told) = driver();
@@ -150,10 +183,20 @@ fn each_end_of_a_guest_has_its_exit_code() {
 fn whoever_stops_the_vmm_is_answered_before_it_ends() {
     let (mut driver, _) = driver();
     let (reply, answer) = sync_channel(1);
-    let request = Request { action: Action::Stop, request_id: None, reply };
-    driver.sender().send(Message::Request(Box::new(request))).unwrap();
+    let request = Request {
+        action: Action::Stop,
+        request_id: None,
+        reply,
+    };
+    driver
+        .sender()
+        .send(Message::Request(Box::new(request)))
+        .unwrap();
     let outcome = driver.run();
-    assert_eq!((outcome.code, outcome.reason), (ExitCode::Ok, ExitReason::ApiStop));
+    assert_eq!(
+        (outcome.code, outcome.reason),
+        (ExitCode::Ok, ExitReason::ApiStop)
+    );
     assert_eq!(answer.recv().unwrap().unwrap(), Answer::Empty);
 }
 
@@ -161,10 +204,17 @@ fn whoever_stops_the_vmm_is_answered_before_it_ends() {
 fn a_reset_of_a_guest_that_was_not_started_does_not_end_the_vmm() {
     let (mut driver, _) = driver();
     let (reply, answer) = sync_channel(1);
-    let request = Request { action: Action::Reset, request_id: None, reply };
+    let request = Request {
+        action: Action::Reset,
+        request_id: None,
+        reply,
+    };
     assert!(driver.take(Message::Request(Box::new(request))).is_none());
     let error = answer.recv().unwrap().unwrap_err();
-    assert!(matches!(error, ActionError::NotAllowed(NotAllowed::BeforeStart)));
+    assert!(matches!(
+        error,
+        ActionError::NotAllowed(NotAllowed::BeforeStart)
+    ));
 }
 
 fn any_action() -> impl Strategy<Value = Action> {

@@ -29,9 +29,17 @@ const TABLE: &[(&str, u32, Need)] = &[
     ("set_tss_addr", kb::KVM_CAP_SET_TSS_ADDR, Required),
     ("nr_memslots", kb::KVM_CAP_NR_MEMSLOTS, Required),
     ("max_vcpus", kb::KVM_CAP_MAX_VCPUS, Required),
-    ("tsc_deadline_timer", kb::KVM_CAP_TSC_DEADLINE_TIMER, Optional),
+    (
+        "tsc_deadline_timer",
+        kb::KVM_CAP_TSC_DEADLINE_TIMER,
+        Optional,
+    ),
     ("signal_msi", kb::KVM_CAP_SIGNAL_MSI, Optional),
-    ("ioeventfd_any_length", kb::KVM_CAP_IOEVENTFD_ANY_LENGTH, Optional),
+    (
+        "ioeventfd_any_length",
+        kb::KVM_CAP_IOEVENTFD_ANY_LENGTH,
+        Optional,
+    ),
     ("x2apic_api", kb::KVM_CAP_X2APIC_API, Optional),
     ("vcpu_events", kb::KVM_CAP_VCPU_EVENTS, Optional),
     ("debugregs", kb::KVM_CAP_DEBUGREGS, Optional),
@@ -43,7 +51,11 @@ const TABLE: &[(&str, u32, Need)] = &[
     ("tsc_control", kb::KVM_CAP_TSC_CONTROL, Optional),
     ("get_tsc_khz", kb::KVM_CAP_GET_TSC_KHZ, Optional),
     ("nested_state", kb::KVM_CAP_NESTED_STATE, Optional),
-    ("dirty_log_protect2", kb::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, Optional),
+    (
+        "dirty_log_protect2",
+        kb::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+        Optional,
+    ),
     ("dirty_log_ring", kb::KVM_CAP_DIRTY_LOG_RING, Optional),
 ];
 

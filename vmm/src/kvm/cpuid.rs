@@ -133,7 +133,11 @@ fn set_cache_sharing_intel(leaf: &mut kvm_cpuid_entry2, topology: Topology) {
         return;
     }
     let level = leaf.eax >> 5 & 7;
-    let bits = if level <= 2 { topology.thread_bits() } else { topology.socket_shift() };
+    let bits = if level <= 2 {
+        topology.thread_bits()
+    } else {
+        topology.socket_shift()
+    };
     let sharing = (1_u32 << bits) - 1;
     let cores = (1_u32 << topology.core_bits()) - 1;
     leaf.eax = leaf.eax & 0x3FFF | (sharing & 0xFFF) << 14 | (cores & 0x3F) << 26;
@@ -145,7 +149,11 @@ fn set_cache_sharing_amd(leaf: &mut kvm_cpuid_entry2, topology: Topology) {
         return;
     }
     let level = leaf.eax >> 5 & 7;
-    let sharing = if level <= 2 { topology.threads } else { topology.per_socket() };
+    let sharing = if level <= 2 {
+        topology.threads
+    } else {
+        topology.per_socket()
+    };
     leaf.eax = leaf.eax & !(0xFFF << 14) | (u32::from(sharing).saturating_sub(1) & 0xFFF) << 14;
 }
 
@@ -158,12 +166,17 @@ fn is_amd(leaves: &[kvm_cpuid_entry2]) -> bool {
 }
 
 fn largest_basic(leaves: &[kvm_cpuid_entry2]) -> u32 {
-    leaves.iter().find(|leaf| leaf.function == 0).map_or(0, |leaf| leaf.eax)
+    leaves
+        .iter()
+        .find(|leaf| leaf.function == 0)
+        .map_or(0, |leaf| leaf.eax)
 }
 
 /// Whether the model lets the guest use x2APIC mode.
 pub fn has_x2apic(model: &[kvm_cpuid_entry2]) -> bool {
-    model.iter().any(|leaf| leaf.function == 1 && leaf.ecx & LEAF1_ECX_X2APIC != 0)
+    model
+        .iter()
+        .any(|leaf| leaf.function == 1 && leaf.ecx & LEAF1_ECX_X2APIC != 0)
 }
 
 fn set(register: &mut u32, bit: u32, on: bool) {
@@ -181,7 +194,15 @@ mod tests {
 
     fn leaf(function: u32, index: u32, registers: [u32; 4]) -> kvm_cpuid_entry2 {
         let [eax, ebx, ecx, edx] = registers;
-        kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, ..Default::default() }
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        }
     }
 
     fn supported(vendor: &[u8; 4]) -> Vec<kvm_cpuid_entry2> {
@@ -198,7 +219,9 @@ mod tests {
     }
 
     fn find(leaves: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
-        let found = leaves.iter().find(|l| l.function == function && l.index == index);
+        let found = leaves
+            .iter()
+            .find(|l| l.function == function && l.index == index);
         *found.unwrap()
     }
 
@@ -218,7 +241,11 @@ mod tests {
 
     #[test]
     fn caches_up_to_level_2_are_shared_by_a_cores_threads_and_others_by_the_package() {
-        let topology = Topology { sockets: 1, cores: 4, threads: 2 };
+        let topology = Topology {
+            sockets: 1,
+            cores: 4,
+            threads: 2,
+        };
         let intel = model(&supported(b"Genu"), topology, true);
         let sharing = |index| find(&intel, 4, index).eax >> 14 & 0xFFF;
         assert_eq!((sharing(0), sharing(3)), (1, 7));
@@ -229,7 +256,11 @@ mod tests {
 
     #[test]
     fn amd_leaves_tell_the_same_ids_as_leaf_b() {
-        let topology = Topology { sockets: 2, cores: 3, threads: 2 };
+        let topology = Topology {
+            sockets: 2,
+            cores: 3,
+            threads: 2,
+        };
         let model = model(&supported(b"Auth"), topology, false);
         assert_eq!(find(&model, 0x8000_0008, 0).ecx, 5 | 3 << 12);
         for vcpu in 0..topology.vcpus() {

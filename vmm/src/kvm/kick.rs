@@ -8,7 +8,10 @@
 //! The order on the vCPU's side is: clear `immediate_exit`, then look for orders, then KVM_RUN.
 //! On the other side: give the order, then kick.
 
-#![expect(unsafe_code, reason = "signal handlers, pthread_kill and the shared kvm_run page")]
+#![expect(
+    unsafe_code,
+    reason = "signal handlers, pthread_kill and the shared kvm_run page"
+)]
 
 use std::cell::Cell;
 use std::io;
@@ -64,7 +67,9 @@ impl Attached {
         let byte = ptr::from_mut(&mut vcpu.get_kvm_run().immediate_exit);
         IMMEDIATE_EXIT.with(|cell| cell.set(byte));
         // SAFETY: pthread_self has no preconditions.
-        Attached { kicker: Kicker(unsafe { libc::pthread_self() }) }
+        Attached {
+            kicker: Kicker(unsafe { libc::pthread_self() }),
+        }
     }
 
     /// A handle by which other threads kick this one.

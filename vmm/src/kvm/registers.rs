@@ -45,7 +45,10 @@ const MSR_MTRR_DEF_TYPE_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 /// # Errors
 /// If guest memory does not reach so far, which its least size excludes.
 pub fn write_tables(memory: &GuestMemory, entry: Entry) -> Result<(), vm_memory::GuestMemoryError> {
-    let gdt: Vec<u8> = gdt(entry).iter().flat_map(|entry| entry.to_le_bytes()).collect();
+    let gdt: Vec<u8> = gdt(entry)
+        .iter()
+        .flat_map(|entry| entry.to_le_bytes())
+        .collect();
     memory.write_slice(&gdt, GuestAddress(layout::GDT))?;
     if let Entry::Linux64 { .. } = entry {
         const PRESENT_WRITABLE: u64 = 3;
@@ -64,18 +67,24 @@ pub fn write_tables(memory: &GuestMemory, entry: Entry) -> Result<(), vm_memory:
 /// Null, (null), code, data: Linux wants `__BOOT_CS` 0x10 and `__BOOT_DS` 0x18; and a TSS.
 fn gdt(entry: Entry) -> [u64; 5] {
     let (code, data) = flat_segments(entry);
-    [0, 0, descriptor(&code), descriptor(&data), descriptor(&task_segment())]
+    [
+        0,
+        0,
+        descriptor(&code),
+        descriptor(&data),
+        descriptor(&task_segment()),
+    ]
 }
 
 /// A segment as the GDT spells it.
 fn descriptor(segment: &kvm_segment) -> u64 {
-    let limit = if segment.g == 1 { segment.limit >> 12 } else { segment.limit };
-    let flags = u64::from(
-        segment.type_
-            | segment.s << 4
-            | segment.dpl << 5
-            | segment.present << 7,
-    ) | u64::from(segment.avl | segment.l << 1 | segment.db << 2 | segment.g << 3) << 12;
+    let limit = if segment.g == 1 {
+        segment.limit >> 12
+    } else {
+        segment.limit
+    };
+    let flags = u64::from(segment.type_ | segment.s << 4 | segment.dpl << 5 | segment.present << 7)
+        | u64::from(segment.avl | segment.l << 1 | segment.db << 2 | segment.g << 3) << 12;
     u64::from(limit & 0xFFFF)
         | (segment.base & 0xFF_FFFF) << 16
         | flags << 40
@@ -101,13 +110,24 @@ fn flat_segments(entry: Entry) -> (kvm_segment, kvm_segment) {
         db: 1 - long,
         ..flat
     };
-    let data = kvm_segment { selector: 0x18, type_: DATA_WRITE_ACCESSED, db: 1, ..flat };
+    let data = kvm_segment {
+        selector: 0x18,
+        type_: DATA_WRITE_ACCESSED,
+        db: 1,
+        ..flat
+    };
     (code, data)
 }
 
 fn task_segment() -> kvm_segment {
     const TSS_BUSY: u8 = 0xB;
-    kvm_segment { selector: 0x20, limit: 0x67, type_: TSS_BUSY, present: 1, ..Default::default() }
+    kvm_segment {
+        selector: 0x20,
+        limit: 0x67,
+        type_: TSS_BUSY,
+        present: 1,
+        ..Default::default()
+    }
 }
 
 /// Sets the first processor's registers.
@@ -127,9 +147,12 @@ pub fn set_boot_state(vcpu: &VcpuFd, entry: Entry) -> Result<(), KvmError> {
             rflags: 2,
             ..Default::default()
         },
-        Entry::Pvh { eip } => {
-            kvm_regs { rip: eip, rbx: layout::PVH_START_INFO, rflags: 2, ..Default::default() }
-        }
+        Entry::Pvh { eip } => kvm_regs {
+            rip: eip,
+            rbx: layout::PVH_START_INFO,
+            rflags: 2,
+            ..Default::default()
+        },
     };
     vcpu.set_regs(&regs).map_err(refused("KVM_SET_REGS"))
 }
@@ -159,7 +182,11 @@ fn apply(sregs: &mut kvm_sregs, entry: Entry) {
 /// # Errors
 /// If KVM refuses.
 pub fn set_boot_msrs(vcpu: &VcpuFd) -> Result<(), KvmError> {
-    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let entry = |index, data| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
     let entries = [
         entry(MSR_MTRR_DEF_TYPE, MSR_MTRR_DEF_TYPE_ENABLED_WRITE_BACK),
         entry(MSR_MISC_ENABLE, MSR_MISC_ENABLE_FAST_STRING),

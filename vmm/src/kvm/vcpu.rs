@@ -111,7 +111,10 @@ impl Control {
         let order = loop {
             match self.order.load(Ordering::Acquire) {
                 PAUSE => {
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self
+                        .changed
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
                 order => break order,
             }
@@ -181,7 +184,11 @@ pub fn prepare(setup: VcpuSetup) -> Result<Preparing, VcpuError> {
             .map_err(|source| VcpuError::Host { index, source })?;
         threads.push((start, thread));
     }
-    Ok(Preparing { control, threads, made })
+    Ok(Preparing {
+        control,
+        threads,
+        made,
+    })
 }
 
 impl Preparing {
@@ -203,10 +210,17 @@ impl Preparing {
         for (index, (start, thread)) in self.threads.into_iter().enumerate() {
             let entry = (index == 0).then_some(entry);
             // A thread that has gone reports its end by itself.
-            let _ = start.send(Start { bus: Arc::clone(bus), entry });
+            let _ = start.send(Start {
+                bus: Arc::clone(bus),
+                entry,
+            });
             threads.push(thread);
         }
-        Ok(Vcpus { control: self.control, threads, kickers })
+        Ok(Vcpus {
+            control: self.control,
+            threads,
+            kickers,
+        })
     }
 }
 
@@ -278,7 +292,9 @@ fn vcpu_thread(
     }
     // The guest was given up before it started.
     let Ok(start) = started.recv() else { return };
-    let entered = start.entry.map_or(Ok(()), |entry| registers::set_boot_state(&vcpu, entry));
+    let entered = start
+        .entry
+        .map_or(Ok(()), |entry| registers::set_boot_state(&vcpu, entry));
     let exit = match entered {
         Ok(()) => run(&mut vcpu, control, &start.bus),
         Err(error) => Some(GuestExit::Crashed(error.to_string())),
@@ -296,7 +312,10 @@ fn stand_to_the_end(control: &Control) {
     state.still += 1;
     control.changed.notify_all();
     while control.order.load(Ordering::Acquire) != STOP {
-        state = control.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state = control
+            .changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner);
     }
 }
 
@@ -305,7 +324,8 @@ fn make(index: u16, setup: &VcpuSetup) -> Result<VcpuFd, KvmError> {
     let leaves = cpuid::for_vcpu(&setup.cpuid, setup.topology, index);
     let leaves = CpuId::from_entries(&leaves)
         .map_err(|_| refused("KVM_SET_CPUID2")(kvm_ioctls::Error::new(libc::E2BIG)))?;
-    vcpu.set_cpuid2(&leaves).map_err(refused("KVM_SET_CPUID2"))?;
+    vcpu.set_cpuid2(&leaves)
+        .map_err(refused("KVM_SET_CPUID2"))?;
     registers::set_boot_msrs(&vcpu)?;
     Ok(vcpu)
 }

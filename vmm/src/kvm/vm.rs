@@ -39,9 +39,7 @@ pub enum KvmError {
 }
 
 /// Names an ioctl in the error that it returned.
-pub(crate) fn refused(
-    what: impl Into<String>,
-) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
+pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     let what = what.into();
     |source| KvmError::Ioctl { what, source }
 }
@@ -67,8 +65,10 @@ impl Vm {
         fd.set_identity_map_address(identity_map)
             .map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
         let tss = usize::try_from(kvm_tss.start + 0x1000).unwrap_or(0xFFFB_D000);
-        fd.set_tss_address(tss).map_err(refused("KVM_SET_TSS_ADDR"))?;
-        fd.create_irq_chip().map_err(refused("KVM_CREATE_IRQCHIP"))?;
+        fd.set_tss_address(tss)
+            .map_err(refused("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip()
+            .map_err(refused("KVM_CREATE_IRQCHIP"))?;
         Ok(Vm { kvm, fd, caps })
     }
 
@@ -101,7 +101,11 @@ impl Vm {
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
                 userspace_addr: host as u64,
-                flags: if log_dirty { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
+                flags: if log_dirty {
+                    KVM_MEM_LOG_DIRTY_PAGES
+                } else {
+                    0
+                },
             };
             // SAFETY: the region is a live mapping of `memory_size` bytes that belongs to guest
             // memory alone; the guest's machine keeps that memory until its vCPUs have ended.
@@ -129,7 +133,9 @@ impl Vm {
     /// # Errors
     /// If KVM refuses.
     pub fn connect_irq(&self, eventfd: &EventFd, gsi: u32) -> Result<(), KvmError> {
-        self.fd.register_irqfd(eventfd, gsi).map_err(refused(format!("KVM_IRQFD for GSI {gsi}")))
+        self.fd
+            .register_irqfd(eventfd, gsi)
+            .map_err(refused(format!("KVM_IRQFD for GSI {gsi}")))
     }
 
     /// Signals `eventfd` whenever the guest writes the 32-bit `value` to `address`, without an

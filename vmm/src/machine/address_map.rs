@@ -164,9 +164,18 @@ impl AddressMap {
         let mut entries = vec![
             (0, EBDA_START, RAM),
             (EBDA_START, HIGH_MEMORY_START - EBDA_START, RESERVED),
-            (HIGH_MEMORY_START, self.low_ram_end() - HIGH_MEMORY_START, RAM),
+            (
+                HIGH_MEMORY_START,
+                self.low_ram_end() - HIGH_MEMORY_START,
+                RAM,
+            ),
         ];
-        entries.extend(self.ram.iter().skip(1).map(|high| (high.start, high.len, RAM)));
+        entries.extend(
+            self.ram
+                .iter()
+                .skip(1)
+                .map(|high| (high.start, high.len, RAM)),
+        );
         // Linux uses ECAM only where firmware says that the region is taken.
         entries.push((self.ecam.start, self.ecam.len, RESERVED));
         entries.push((self.kvm_tss.start, self.kvm_tss.len, RESERVED));
@@ -209,12 +218,22 @@ mod tests {
             [Region::new(0, 3 * GIB), Region::new(4 * GIB, 5 * GIB)]
         );
         assert_eq!(AddressMap::new(3 * GIB, 48).unwrap().ram.len(), 1);
-        assert_eq!(AddressMap::new(3 * GIB + MIB, 48).unwrap().ram[1], Region::new(4 * GIB, MIB));
+        assert_eq!(
+            AddressMap::new(3 * GIB + MIB, 48).unwrap().ram[1],
+            Region::new(4 * GIB, MIB)
+        );
     }
 
     #[test]
     fn no_two_regions_overlap_at_any_size() {
-        for memory in [2 * MIB, 128 * MIB, 3 * GIB - MIB, 3 * GIB, 3 * GIB + MIB, 31 * GIB] {
+        for memory in [
+            2 * MIB,
+            128 * MIB,
+            3 * GIB - MIB,
+            3 * GIB,
+            3 * GIB + MIB,
+            31 * GIB,
+        ] {
             for phys_bits in [36, 39, 46, 52] {
                 let map = AddressMap::new(memory, phys_bits).unwrap();
                 assert_eq!(map.memory(), memory);
@@ -235,7 +254,10 @@ mod tests {
         }
         for (start, len, kind) in e820 {
             let in_hole = start < HOLE_END && start + len > HOLE_START;
-            assert!(!(in_hole && kind == 1), "{start:#x} is in the hole and called RAM");
+            assert!(
+                !(in_hole && kind == 1),
+                "{start:#x} is in the hole and called RAM"
+            );
         }
     }
 
@@ -243,7 +265,10 @@ mod tests {
     fn memory_that_does_not_fit_is_refused_with_the_limit() {
         let error = AddressMap::new(40 * GIB, 36).unwrap_err();
         assert!(error.to_string().contains("(31744 MiB)"), "{error}");
-        assert_eq!(AddressMap::new(MIB, 40), Err(AddressMapError::TooSmall(MIB)));
+        assert_eq!(
+            AddressMap::new(MIB, 40),
+            Err(AddressMapError::TooSmall(MIB))
+        );
         assert!(AddressMap::new(u64::MAX, 52).is_err());
     }
 }

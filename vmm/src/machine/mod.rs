@@ -147,13 +147,21 @@ impl Machine {
             acpi_sleep_control: 0x601,
             acpi_sleep_status: 0x602,
         };
-        let irqs = IrqMap { serial: 4, ged: 5, virtio_first: 6, virtio_last: 23 };
+        let irqs = IrqMap {
+            serial: 4,
+            ged: 5,
+            virtio_first: 6,
+            virtio_last: 23,
+        };
         let limit = irqs.virtio_last - irqs.virtio_first + 1;
         let slots = (0..)
             .zip(devices)
             .map(|(index, (id, kind))| {
                 if index >= limit {
-                    return Err(MachineError::NoSlot { id: id.clone(), limit });
+                    return Err(MachineError::NoSlot {
+                        id: id.clone(),
+                        limit,
+                    });
                 }
                 let start = map.virtio_mmio.start + u64::from(index) * VIRTIO_MMIO_SIZE;
                 Ok(Slot {
@@ -164,7 +172,15 @@ impl Machine {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Machine { version: MACHINE_VERSION, map, ports, irqs, topology, cpu, slots })
+        Ok(Machine {
+            version: MACHINE_VERSION,
+            map,
+            ports,
+            irqs,
+            topology,
+            cpu,
+            slots,
+        })
     }
 }
 
@@ -174,7 +190,9 @@ mod tests {
     use super::*;
 
     fn devices(count: usize) -> Vec<(String, SlotKind)> {
-        (0..count).map(|n| (format!("d{n}"), SlotKind::Block)).collect()
+        (0..count)
+            .map(|n| (format!("d{n}"), SlotKind::Block))
+            .collect()
     }
 
     fn plan(count: usize) -> Result<Machine, MachineError> {
@@ -189,13 +207,21 @@ mod tests {
             assert_eq!(pair[0].registers.end(), pair[1].registers.start);
             assert_eq!(pair[0].gsi + 1, pair[1].gsi);
         }
-        assert!(machine.slots.iter().all(|slot| slot.gsi != machine.irqs.serial));
+        assert!(
+            machine
+                .slots
+                .iter()
+                .all(|slot| slot.gsi != machine.irqs.serial)
+        );
     }
 
     #[test]
     fn the_device_without_a_slot_is_named() {
         let error = plan(19).unwrap_err();
-        assert!(error.to_string().starts_with("device d18 has no slot left"), "{error}");
+        assert!(
+            error.to_string().starts_with("device d18 has no slot left"),
+            "{error}"
+        );
     }
 
     #[test]

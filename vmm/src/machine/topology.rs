@@ -22,7 +22,11 @@ impl Topology {
     pub fn one_socket(vcpus: u8, smt: bool) -> Topology {
         let vcpus = u16::from(vcpus.max(1));
         let threads = if smt && vcpus > 1 { 2 } else { 1 };
-        Topology { sockets: 1, cores: vcpus.div_ceil(threads), threads }
+        Topology {
+            sockets: 1,
+            cores: vcpus.div_ceil(threads),
+            threads,
+        }
     }
 
     /// Processors in all.
@@ -71,7 +75,14 @@ mod tests {
     #[test]
     fn threads_of_a_core_are_neighbours() {
         let topology = Topology::one_socket(6, true);
-        assert_eq!(topology, Topology { sockets: 1, cores: 3, threads: 2 });
+        assert_eq!(
+            topology,
+            Topology {
+                sockets: 1,
+                cores: 3,
+                threads: 2
+            }
+        );
         let ids: Vec<u32> = (0..6).map(|vcpu| topology.apic_id(vcpu)).collect();
         assert_eq!(ids, [0, 1, 2, 3, 4, 5]);
         assert_eq!((topology.thread_bits(), topology.core_bits()), (1, 2));
@@ -79,7 +90,11 @@ mod tests {
 
     #[test]
     fn sockets_start_at_a_power_of_two() {
-        let topology = Topology { sockets: 2, cores: 3, threads: 1 };
+        let topology = Topology {
+            sockets: 2,
+            cores: 3,
+            threads: 1,
+        };
         let ids: Vec<u32> = (0..6).map(|vcpu| topology.apic_id(vcpu)).collect();
         assert_eq!(ids, [0, 1, 2, 4, 5, 6]);
     }
@@ -87,7 +102,11 @@ mod tests {
     #[test]
     fn ids_are_unique_in_every_shape() {
         for (sockets, cores, threads) in [(1, 1, 1), (1, 32, 1), (2, 5, 2), (4, 1, 2), (3, 7, 1)] {
-            let topology = Topology { sockets, cores, threads };
+            let topology = Topology {
+                sockets,
+                cores,
+                threads,
+            };
             let mut ids: Vec<u32> = (0..topology.vcpus()).map(|v| topology.apic_id(v)).collect();
             ids.dedup();
             assert_eq!(ids.len(), usize::from(topology.vcpus()));
@@ -96,6 +115,13 @@ mod tests {
 
     #[test]
     fn a_single_processor_has_no_sibling() {
-        assert_eq!(Topology::one_socket(1, true), Topology { sockets: 1, cores: 1, threads: 1 });
+        assert_eq!(
+            Topology::one_socket(1, true),
+            Topology {
+                sockets: 1,
+                cores: 1,
+                threads: 1
+            }
+        );
     }
 }

@@ -32,17 +32,28 @@ impl Drop for Disk {
 }
 
 fn ids(resources: &Resources) -> Vec<String> {
-    resources.full_config().drives.into_iter().map(|drive| drive.drive_id).collect()
+    resources
+        .full_config()
+        .drives
+        .into_iter()
+        .map(|drive| drive.drive_id)
+        .collect()
 }
 
 #[test]
 fn a_kernel_that_is_not_there_is_refused_in_firecrackers_words() {
     let mut resources = Resources::default();
-    let config = api::BootSource { kernel_image_path: "foo.bar".into(), ..Default::default() };
+    let config = api::BootSource {
+        kernel_image_path: "foo.bar".into(),
+        ..Default::default()
+    };
     let error = resources.set_boot_source(config).unwrap_err().to_string();
     let stem = "The kernel file cannot be opened: No such file or directory (os error 2)";
     assert!(error.contains(stem), "{error}");
-    assert_eq!(resources.full_config().boot_source, api::BootSource::default());
+    assert_eq!(
+        resources.full_config().boot_source,
+        api::BootSource::default()
+    );
 }
 
 #[test]
@@ -52,8 +63,14 @@ fn the_root_disk_is_the_first_and_the_only_one() {
     resources.put_drive(disk.drive("data", false)).unwrap();
     resources.put_drive(disk.drive("root", true)).unwrap();
     assert_eq!(ids(&resources), ["root", "data"]);
-    let error = resources.put_drive(disk.drive("data", true)).unwrap_err().to_string();
-    assert!(error.contains("A root block device already exists!"), "{error}");
+    let error = resources
+        .put_drive(disk.drive("data", true))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("A root block device already exists!"),
+        "{error}"
+    );
     assert_eq!(ids(&resources), ["root", "data"]);
 }
 
@@ -68,9 +85,13 @@ fn a_drive_is_replaced_in_its_place_and_a_bad_replacement_changes_nothing() {
     changed.is_read_only = Some(true);
     resources.put_drive(changed).unwrap();
     assert_eq!(ids(&resources), ["a", "b", "c"]);
-    let missing = api::Drive { path_on_host: Some("foo.bar".into()), ..disk.drive("b", false) };
+    let missing = api::Drive {
+        path_on_host: Some("foo.bar".into()),
+        ..disk.drive("b", false)
+    };
     let error = resources.put_drive(missing).unwrap_err().to_string();
-    let stem = "Error manipulating the backing file: No such file or directory (os error 2) foo.bar";
+    let stem =
+        "Error manipulating the backing file: No such file or directory (os error 2) foo.bar";
     assert!(error.contains(stem), "{error}");
     assert_eq!(resources.full_config().drives[1].is_read_only, Some(true));
 }
@@ -79,10 +100,15 @@ fn a_drive_is_replaced_in_its_place_and_a_bad_replacement_changes_nothing() {
 fn what_is_not_enforced_is_not_accepted() {
     let disk = Disk::new("limits");
     let mut resources = Resources::default();
-    let limited = api::Drive { rate_limiter: Some(Default::default()), ..disk.drive("a", false) };
+    let limited = api::Drive {
+        rate_limiter: Some(Default::default()),
+        ..disk.drive("a", false)
+    };
     assert!(resources.put_drive(limited).is_err());
-    let asynchronous =
-        api::Drive { io_engine: Some(api::IoEngine::Async), ..disk.drive("a", false) };
+    let asynchronous = api::Drive {
+        io_engine: Some(api::IoEngine::Async),
+        ..disk.drive("a", false)
+    };
     assert!(resources.put_drive(asynchronous).is_err());
     let template = api::MachineConfig {
         cpu_template: Some(api::CpuTemplate::T2),
@@ -101,12 +127,28 @@ fn impossible_machines_are_refused_and_the_old_one_stays() {
         smt,
         ..Default::default()
     };
-    for bad in [machine(0, 128, false), machine(3, 128, true), machine(65, 128, false)] {
-        assert!(matches!(resources.set_machine(bad), Err(ResourceError::VcpuCount)));
+    for bad in [
+        machine(0, 128, false),
+        machine(3, 128, true),
+        machine(65, 128, false),
+    ] {
+        assert!(matches!(
+            resources.set_machine(bad),
+            Err(ResourceError::VcpuCount)
+        ));
     }
-    assert!(matches!(resources.set_machine(machine(1, 0, false)), Err(ResourceError::MemorySize)));
-    let odd = api::MachineConfig { huge_pages: api::HugePages::Hugetlbfs2M, ..machine(1, 3, false) };
-    assert!(matches!(resources.set_machine(odd), Err(ResourceError::MemorySize)));
+    assert!(matches!(
+        resources.set_machine(machine(1, 0, false)),
+        Err(ResourceError::MemorySize)
+    ));
+    let odd = api::MachineConfig {
+        huge_pages: api::HugePages::Hugetlbfs2M,
+        ..machine(1, 3, false)
+    };
+    assert!(matches!(
+        resources.set_machine(odd),
+        Err(ResourceError::MemorySize)
+    ));
     assert_eq!(resources.machine(), &api::MachineConfig::default());
 }
 
@@ -115,8 +157,14 @@ fn an_id_is_one_devices_only() {
     let disk = Disk::new("ids");
     let mut resources = Resources::default();
     resources.put_drive(disk.drive("eth0", false)).unwrap();
-    let net = api::NetworkInterface { iface_id: "eth0".into(), ..Default::default() };
-    assert!(matches!(resources.put_net(net), Err(ResourceError::IdInUse { .. })));
+    let net = api::NetworkInterface {
+        iface_id: "eth0".into(),
+        ..Default::default()
+    };
+    assert!(matches!(
+        resources.put_net(net),
+        Err(ResourceError::IdInUse { .. })
+    ));
 }
 
 #[test]
@@ -129,7 +177,10 @@ fn a_directory_is_no_disk() {
         ..Default::default()
     };
     let error = resources.put_drive(config).unwrap_err().to_string();
-    assert!(error.contains("neither a regular file nor a block device"), "{error}");
+    assert!(
+        error.contains("neither a regular file nor a block device"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -81,7 +81,10 @@ fn a_truncated_elf_is_corrupt_at_every_length() {
     let whole = elf(&[0x90; 512], Some(0x10_0000));
     for length in (64..whole.len()).step_by(61) {
         let (kernel, _) = load_bytes(&whole[..length], 4);
-        assert!(matches!(kernel, Err(KernelError::Corrupt(_))), "{length} bytes: {kernel:?}");
+        assert!(
+            matches!(kernel, Err(KernelError::Corrupt(_))),
+            "{length} bytes: {kernel:?}"
+        );
     }
 }
 
@@ -101,7 +104,10 @@ fn no_flipped_byte_of_the_headers_panics() {
 fn what_is_no_kernel_is_told_by_its_first_bytes() {
     for bytes in [&b""[..], b"\x7fEL", b"#!/bin/sh\n"] {
         let (kernel, _) = load_bytes(bytes, 4);
-        assert!(matches!(kernel, Err(KernelError::UnknownFormat(_))), "{kernel:?}");
+        assert!(
+            matches!(kernel, Err(KernelError::UnknownFormat(_))),
+            "{kernel:?}"
+        );
     }
 }
 
