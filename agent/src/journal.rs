@@ -210,7 +210,7 @@ impl Journal {
     }
 
     /// Changes a VMM's record (a new one if there is none) and makes it durable. A change that
-    /// changes nothing writes nothing.
+    /// changes nothing writes nothing. `change` runs under the journal's lock: it must not call it.
     ///
     /// # Errors
     /// If it could not be made durable; then it has not happened.

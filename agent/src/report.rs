@@ -11,10 +11,10 @@ use crate::journal::JournalError;
 use crate::link::{Controller, LinkError};
 use crate::record::{HostRecord, VmmRecord};
 use berth_rpc::kill_point;
-use berth_rpc_types::link::{SyncReply, SyncRequest};
+use berth_rpc_types::link::{NetworkDocument, SyncReply, SyncRequest};
 use berth_rpc_types::{Capacity, VmmId};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -31,6 +31,8 @@ pub(crate) struct Reporter {
     pub accept_lineage: Option<String>,
     /// Revision of the network document that was last applied.
     pub applied_networks: AtomicU64,
+    /// That document: applied again at each interval, since what it describes may have died.
+    pub networks: std::sync::Mutex<Option<NetworkDocument>>,
     pub one_at_a_time: Mutex<()>,
 }
 
@@ -52,7 +54,7 @@ impl Reporter {
         loop {
             tokio::select! {
                 () = engine.news.notified() => engine.clock.sleep(SHORTEST_INTERVAL).await,
-                () = engine.clock.sleep(self.interval) => {}
+                () = engine.clock.sleep(self.interval) => self.repair_networks().await,
             }
             match self.report(false).await {
                 Ok(reply) => {
@@ -200,6 +202,19 @@ impl Reporter {
         })
     }
 
+    async fn repair_networks(&self) {
+        let last = self
+            .networks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(document) = last
+            && let Err(error) = self.engine.driver.apply_networks(document).await
+        {
+            tracing::error!(%error, "networks not repaired");
+        }
+    }
+
     /// A failure is told and tried again at the next report, since the revision still differs.
     async fn apply_networks(&self) {
         let document = match self.controller.networks().await {
@@ -207,6 +222,7 @@ impl Reporter {
             Err(error) => return tracing::warn!(%error, "network document not fetched"),
         };
         let revision = document.revision;
+        *self.networks.lock().unwrap_or_else(PoisonError::into_inner) = Some(document.clone());
         match self.engine.driver.apply_networks(document).await {
             Ok(()) => {
                 self.applied_networks.store(revision, Ordering::Release);

@@ -122,6 +122,7 @@ impl Service {
             interval: options.report_interval(),
             accept_lineage: options.accept_lineage.clone(),
             applied_networks: AtomicU64::new(u64::MAX),
+            networks: std::sync::Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::default(),
         });
         let handle = Handle {

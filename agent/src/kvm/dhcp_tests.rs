@@ -1,1 +1,73 @@
+//! What dnsmasq is told.
+#![allow(clippy::unwrap_used)]
 
+use super::*;
+use berth_rpc_types::link::{HostPort, HostSubnet};
+use berth_rpc_types::{PortId, VmmId};
+
+fn network() -> HostNetwork {
+    HostNetwork {
+        id: NetworkId::from_u128(1),
+        network_type: "flat".into(),
+        physical_network: None,
+        mtu: 1450,
+        subnets: vec![HostSubnet {
+            cidr: "10.0.0.0/24".into(),
+            gateway: Some("10.0.0.1".parse().unwrap()),
+            dns: vec!["9.9.9.9".parse().unwrap()],
+            dhcp: true,
+            dhcp_address: Some("10.0.0.2".parse().unwrap()),
+        }],
+        ports: vec![HostPort {
+            id: PortId::from_u128(1),
+            vmm_id: VmmId::from_u128(1),
+            mac: "06:00:00:00:00:01".into(),
+            addresses: vec!["10.0.0.5".parse().unwrap()],
+            hostname: Some("web".into()),
+        }],
+    }
+}
+
+#[test]
+fn only_known_ports_are_served_with_their_own_address() {
+    let network = network();
+    let server = DhcpServer::new(Path::new("/n"), &network);
+    assert_eq!(server.hosts(), "06:00:00:00:00:01,10.0.0.5,web,3600\n");
+    let text = server.configuration("bbx").unwrap().unwrap();
+    for line in [
+        "interface=bbx",
+        "port=0",
+        "dhcp-ignore=tag:!known",
+        "dhcp-range=set:s0,10.0.0.0,static,255.255.255.0,3600",
+        "dhcp-option=tag:s0,option:router,10.0.0.1",
+        "dhcp-option=option:mtu,1450",
+    ] {
+        assert!(
+            text.lines().any(|l| l == line),
+            "{line} is missing in\n{text}"
+        );
+    }
+    assert!(!text.contains("authoritative"));
+}
+
+#[test]
+fn a_name_that_is_no_label_never_reaches_the_file() {
+    let mut network = network();
+    network.ports[0].hostname = Some("x,set:evil\n66:00:00:00:00:00,10.0.0.9".into());
+    let server = DhcpServer::new(Path::new("/n"), &network);
+    assert_eq!(server.hosts(), "06:00:00:00:00:01,10.0.0.5,3600\n");
+}
+
+#[test]
+fn without_dhcp_there_is_no_server() {
+    let mut network = network();
+    network.subnets[0].dhcp = false;
+    let server = DhcpServer::new(Path::new("/n"), &network);
+    assert!(server.configuration("bbx").unwrap().is_none());
+    network.subnets[0].cidr = "rubbish".into();
+    let server = DhcpServer::new(Path::new("/n"), &network);
+    assert!(matches!(
+        server.configuration("bbx"),
+        Err(NetworkError::Cidr(_))
+    ));
+}

@@ -1,1 +1,164 @@
+//! The image cache, against a controller's double that breaks off, lies and counts.
+#![allow(clippy::unwrap_used)]
 
+use super::*;
+use crate::kvm::tests::image;
+use crate::link::ByteStream;
+use berth_rpc_types::link::{NetworkDocument, SyncReply, SyncRequest};
+use futures::future::BoxFuture;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Sends `bytes`; the first connection breaks after `breaks_after`.
+struct Source {
+    bytes: Vec<u8>,
+    breaks_after: Option<usize>,
+    connections: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Controller for Source {
+    fn sync(&self, _: SyncRequest) -> BoxFuture<'_, Result<SyncReply, LinkError>> {
+        Box::pin(async { Err(LinkError::Configuration("not here".into())) })
+    }
+    fn networks(&self) -> BoxFuture<'_, Result<NetworkDocument, LinkError>> {
+        Box::pin(async { Ok(NetworkDocument::default()) })
+    }
+    fn image<'a>(
+        &'a self,
+        _: &'a ImageSpec,
+        offset: u64,
+    ) -> BoxFuture<'a, Result<ByteStream, LinkError>> {
+        let first = self.connections.fetch_add(1, Ordering::SeqCst) == 0;
+        let rest = &self.bytes[usize::try_from(offset).unwrap()..];
+        let broken = self.breaks_after.filter(|_| first);
+        let sent = &rest[..broken.unwrap_or(rest.len())];
+        self.sent.fetch_add(sent.len() as u64, Ordering::SeqCst);
+        let mut chunks: Vec<_> = sent
+            .chunks(1000)
+            .map(|c| Ok(Bytes::copy_from_slice(c)))
+            .collect();
+        if broken.is_some() {
+            chunks.push(Err(LinkError::Unreachable {
+                url: "x".into(),
+                reason: "broke".into(),
+            }));
+        }
+        Box::pin(async { Ok(futures::stream::iter(chunks).boxed()) })
+    }
+}
+
+fn cache(
+    folder: &Path,
+    bytes: &[u8],
+    breaks_after: Option<usize>,
+) -> (Images, Arc<Source>, ImageSpec) {
+    let source = Arc::new(Source {
+        bytes: bytes.to_vec(),
+        breaks_after,
+        connections: AtomicU64::new(0),
+        sent: AtomicU64::new(0),
+    });
+    let mut image = image("raw");
+    image.size = bytes.len() as u64;
+    image.sha512 = hex::encode(Sha512::digest(bytes));
+    (
+        Images::new(folder.to_owned(), "berth-vmm".into(), source.clone()),
+        source,
+        image,
+    )
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn many_guests_share_one_fetch() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = vec![7; 50_000];
+    let (images, source, image) = cache(folder.path(), &bytes, None);
+    let token = CancellationToken::new();
+    let fetches = (0..20).map(|_| images.ready(&image, Use::Disk, &token));
+    let paths = futures::future::try_join_all(fetches).await.unwrap();
+    assert_eq!(source.connections.load(Ordering::SeqCst), 1);
+    assert_eq!(fs::read(&paths[0]).unwrap(), bytes);
+    assert_eq!(names(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_fetch_that_broke_off_is_resumed_where_it_stood() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..50_000u32).map(|n| n.to_le_bytes()[0]).collect();
+    let (images, source, image) = cache(folder.path(), &bytes, Some(20_000));
+    let path = images
+        .ready(&image, Use::Disk, &CancellationToken::new())
+        .await
+        .unwrap();
+    assert_eq!(fs::read(path).unwrap(), bytes);
+    assert_eq!(source.sent.load(Ordering::SeqCst), 50_000);
+}
+
+#[tokio::test]
+async fn the_wrong_bytes_never_get_a_name_and_the_image_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, _, mut image) = cache(folder.path(), &[1; 5_000], None);
+    image.sha512 = "0".repeat(128);
+    let error = images
+        .ready(&image, Use::Disk, &CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("checksum"), "{error}");
+    assert!(matches!(
+        error,
+        DriverError::Failed {
+            retry_elsewhere: false,
+            ..
+        }
+    ));
+    assert!(names(folder.path()).is_empty());
+}
+
+#[tokio::test]
+async fn more_bytes_than_promised_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, _, mut image) = cache(folder.path(), &[1; 5_000], None);
+    image.size = 4_000;
+    let error = images
+        .ready(&image, Use::Disk, &CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("4000"), "{error}");
+}
+
+#[tokio::test]
+async fn a_leftover_of_a_crash_is_checked_and_fetched_anew_if_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = vec![7; 50_000];
+    let (images, _, image) = cache(folder.path(), &bytes, None);
+    let path = images.path(&image, Use::Disk).unwrap();
+    fs::write(path.with_extension("partial"), vec![0; 10_000]).unwrap();
+    images
+        .ready(&image, Use::Disk, &CancellationToken::new())
+        .await
+        .unwrap();
+    assert_eq!(fs::read(path).unwrap(), bytes);
+}
+
+#[test]
+fn neither_a_checksum_nor_a_format_becomes_a_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, _, mut image) = cache(folder.path(), &[], None);
+    image.disk_format = "vmdk".into();
+    assert!(
+        images
+            .path(&image, Use::Disk)
+            .unwrap_err()
+            .to_string()
+            .contains("vmdk")
+    );
+    image.sha512 = format!("../{}", "a".repeat(125));
+    assert!(images.path(&image, Use::Kernel).is_err());
+}

@@ -195,3 +195,72 @@ impl Driver for KvmDriver {
         Box::pin(self.0.networks.apply(document))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    //! Specs for the tests of the parts.
+    #![allow(clippy::unwrap_used)]
+
+    use berth_rpc_types::spec::{AddressSpec, BootSpec, ConfigDriveSpec};
+    use berth_rpc_types::{
+        DiskSpec, ImageId, ImageSpec, InstanceId, NetworkId, PortId, PortSpec, VmmSpec,
+    };
+
+    pub fn image(format: &str) -> ImageSpec {
+        ImageSpec {
+            id: ImageId::from_u128(1),
+            disk_format: format.into(),
+            size: 0,
+            sha512: "0".repeat(128),
+            path: "/agent/v1/images/1".into(),
+            token: "t".into(),
+        }
+    }
+
+    pub fn disk(n: u128) -> DiskSpec {
+        DiskSpec {
+            id: uuid::Uuid::from_u128(n),
+            image: None,
+            size_gib: 1,
+            read_only: false,
+        }
+    }
+
+    pub fn address(text: &str, dhcp: bool) -> AddressSpec {
+        AddressSpec {
+            address: text.parse().unwrap(),
+            prefix: 24,
+            gateway: Some("10.0.0.1".parse().unwrap()),
+            dns: Vec::new(),
+            dhcp,
+        }
+    }
+
+    pub fn port(n: u8, addresses: Vec<AddressSpec>) -> PortSpec {
+        PortSpec {
+            id: PortId::from_u128(n.into()),
+            network_id: NetworkId::from_u128(1),
+            mac: format!("06:00:00:00:00:{n:02x}"),
+            mtu: 1500,
+            addresses,
+        }
+    }
+
+    pub fn spec() -> VmmSpec {
+        VmmSpec {
+            instance_id: InstanceId::from_u128(1),
+            name: "web".into(),
+            project_id: "p".into(),
+            vcpus: 1,
+            memory_mib: 128,
+            boot: BootSpec {
+                kernel: image("aki"),
+                ramdisk: None,
+                cmdline: String::new(),
+            },
+            disks: Vec::new(),
+            ports: Vec::new(),
+            config_drive: ConfigDriveSpec::default(),
+        }
+    }
+}

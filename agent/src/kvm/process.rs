@@ -278,6 +278,7 @@ pub(super) async fn spawn(
     vmm_binary: &Path,
     vmm_id: VmmId,
     started_for: Option<MessageId>,
+    request_id: &str,
     cancelled: &CancellationToken,
 ) -> Result<(), DriverError> {
     let broken = |what: &str, error: &dyn std::error::Error| {
@@ -289,7 +290,7 @@ pub(super) async fn spawn(
         .map_err(|e| broken("its directory", &e))?;
     end_unrecorded(folder).map_err(|e| broken("an unrecorded VMM", &e))?;
     let _ = fs::remove_file(folder.status());
-    let child = command(folder, vmm_binary, vmm_id)
+    let child = command(folder, vmm_binary, vmm_id, request_id)
         .map_err(|e| broken("its log", &e))?
         .spawn()
         .map_err(|e| broken(&vmm_binary.display().to_string(), &e))?;
@@ -352,7 +353,12 @@ pub(super) fn count_boot(folder: &Folder) -> io::Result<u64> {
     unsafe_code,
     reason = "a session of its own is set between fork and exec"
 )]
-fn command(folder: &Folder, vmm_binary: &Path, vmm_id: VmmId) -> io::Result<Command> {
+fn command(
+    folder: &Folder,
+    vmm_binary: &Path,
+    vmm_id: VmmId,
+    request_id: &str,
+) -> io::Result<Command> {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -369,6 +375,9 @@ fn command(folder: &Folder, vmm_binary: &Path, vmm_id: VmmId) -> io::Result<Comm
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
+    if !request_id.is_empty() {
+        command.arg("--request-id").arg(request_id);
+    }
     // SAFETY: setsid is async-signal-safe and touches no memory of ours.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));

@@ -258,6 +258,7 @@ impl KvmStep {
             &self.host.vmm_binary,
             job.vmm_id,
             job.message_id,
+            &job.request_id,
             &job.cancelled,
         )
         .await?;
