@@ -89,7 +89,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
 /// Spans carry the request id, and every line shows its spans.
 fn start_log(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BERTH_LOG")
-        .unwrap_or_else(|_| "info,sqlx=warn,lapin=warn".into());
+        .unwrap_or_else(|_| "info,sqlx=error,lapin=warn".into());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -61,7 +61,7 @@ impl IntoResponse for AgentError {
     fn into_response(self) -> Response {
         let status = match &self {
             Self::Refused(status, message) => {
-                tracing::warn!(status = status.as_u16(), message, "agent refused");
+                tracing::warn!(status = status.as_u16(), why = message, "agent refused");
                 *status
             }
             Self::Store(error) => {

@@ -115,7 +115,8 @@ impl Store {
                 Box::pin(async move {
                     if matches!(tx.inner, Inner::Postgres(_)) {
                         // Two controllers may start together: CREATE IF NOT EXISTS alone races.
-                        tx.query("SELECT pg_advisory_xact_lock(4277009102)", &[])
+                        // Its answer is of type void, which is no value: it is run, not asked.
+                        tx.execute("SELECT pg_advisory_xact_lock(4277009102)", &[])
                             .await?;
                     }
                     for statement in &statements {

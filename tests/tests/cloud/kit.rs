@@ -14,7 +14,7 @@ use berth_controller::identity::bootstrap::bootstrap;
 use berth_controller::reconcile::lineage;
 use berth_controller::store::Store;
 use berth_rpc::clock::{Clock, Rng, SeededRng, SystemClock};
-use berth_rpc::{Faults, InProcess};
+use berth_rpc::{Faults, InProcess, Transport};
 use berth_rpc_types::link::{JoinReply, NetworkDocument, SyncReply, SyncRequest};
 use berth_rpc_types::{HostId, ImageSpec};
 use futures::future::BoxFuture;
@@ -51,8 +51,22 @@ pub fn refusal() -> DriverError {
 }
 
 impl Cloud {
-    /// A cloud on a broker with these faults, drawn from the seed.
+    /// A cloud on a broker with these faults, drawn from the seed, and a database in memory.
     pub async fn new(seed: u64, faults: Faults, controllers: usize, hosts: usize) -> Self {
+        let rng = Arc::new(SeededRng::new(seed * 1000));
+        let broker = InProcess::new(faults, rng, Arc::new(SystemClock::default()));
+        let transport = || broker.transport();
+        Self::on("sqlite::memory:", &transport, seed, controllers, hosts).await
+    }
+
+    /// A cloud on this database, with a transport for each controller and agent.
+    pub async fn on(
+        database: &str,
+        transport: &dyn Fn() -> Arc<dyn Transport>,
+        seed: u64,
+        controllers: usize,
+        hosts: usize,
+    ) -> Self {
         // BERTH_LOG=debug shows what happens; a second subscriber is no error.
         let filter = tracing_subscriber::EnvFilter::from_env("BERTH_LOG");
         let log = tracing_subscriber::fmt().with_env_filter(filter);
@@ -60,11 +74,10 @@ impl Cloud {
         let folder = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let rng = |n: u64| -> Arc<dyn Rng> { Arc::new(SeededRng::new(seed * 1000 + n)) };
-        let store = Store::connect("sqlite::memory:").await.unwrap();
+        let store = Store::connect(database).await.unwrap();
         bootstrap(&store, &*clock, &*rng(1), "secret")
             .await
             .unwrap();
-        let broker = InProcess::new(faults, rng(2), Arc::clone(&clock));
         let stop = CancellationToken::new();
         let control = ControlSettings {
             join_token: Some(JOIN_TOKEN.into()),
@@ -75,7 +88,7 @@ impl Cloud {
         for n in 0..controllers {
             let app = AppState {
                 store: store.clone(),
-                transport: broker.transport(),
+                transport: transport(),
                 clock: Arc::clone(&clock),
                 rng: rng(10 + n as u64),
                 base_url: "http://controller.test".into(),
@@ -104,7 +117,7 @@ impl Cloud {
         };
         cloud.furnish().await;
         for n in 0..hosts {
-            cloud.host(n, &clock, rng(20 + n as u64), &broker).await;
+            cloud.host(n, &clock, rng(20 + n as u64), transport()).await;
         }
         cloud
     }
@@ -155,7 +168,7 @@ impl Cloud {
         n: usize,
         clock: &Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
-        broker: &InProcess,
+        transport: Arc<dyn Transport>,
     ) {
         let options = Options {
             state_dir: self._folder.path().join(format!("agent-{n}")),
@@ -181,7 +194,7 @@ impl Cloud {
                 host_id,
                 secret: joined.secret,
             }),
-            transport: broker.transport(),
+            transport,
             clock: Arc::clone(clock),
             rng,
         };

@@ -7,8 +7,12 @@
 mod kit;
 
 use berth_rpc::Faults;
+use berth_rpc::clock::{SystemClock, SystemRng};
+use berth_tests::postgres::PrivatePostgres;
+use berth_tests::rabbit::PrivateRabbit;
 use kit::Cloud;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A bad day.
@@ -46,6 +50,21 @@ async fn a_server_lives_whatever_the_broker_does() {
         tokio::join!(one, two, three);
         cloud.in_order().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_lives_on_postgresql_and_rabbitmq_with_two_controllers() {
+    let postgres = PrivatePostgres::start().unwrap();
+    let rabbit = PrivateRabbit::start().unwrap();
+    let urls = [rabbit.url()];
+    let transport = || {
+        let clock = Arc::new(SystemClock::default());
+        berth_rpc::connect(&urls, "cloud-test", clock, Arc::new(SystemRng)).unwrap()
+    };
+    let cloud = Cloud::on(&postgres.url(), &transport, 7, 2, 2).await;
+    let (one, two, three) = (life(&cloud, "a"), life(&cloud, "b"), life(&cloud, "c"));
+    tokio::join!(one, two, three);
+    cloud.in_order().await;
 }
 
 /// Every action once, each verified by what the API shows.
