@@ -157,8 +157,12 @@ fn a_loaded_disk_answers_every_request() {
         skip!("{why}");
     }
     let dir = scratch::folder("disk").unwrap();
-    for load in ["qd=1 bs=512", "qd=64 bs=4096", "qd=16 bs=65536 rw=write"] {
-        let guest = Config::new(&format!("mode=blkbench n=3000 span=524288 {load}"))
+    for load in [
+        "n=300 qd=1 bs=512",
+        "n=2000 qd=64 bs=4096",
+        "n=500 qd=16 bs=65536 rw=write",
+    ] {
+        let guest = Config::new(&format!("mode=blkbench span=524288 {load}"))
             .drive("scratch", &disk(&dir, "image", 1024), false)
             .start()
             .unwrap();
