@@ -277,7 +277,3 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-
-#[cfg(test)]
-#[path = "link_tests.rs"]
-mod tests;

@@ -291,7 +291,9 @@ impl SimulatedStep {
             let message = "the guest does not run; start it first";
             return Err(DriverError::request(message, "simulated"));
         }
-        if self.kind == Kind::StartProcess && !self.guest().made.contains("make_disks") {
+        if matches!(self.kind, Kind::WirePorts | Kind::StartProcess)
+            && !self.guest().made.contains("make_disks")
+        {
             let message = "the guest's disks are not on this host; rebuild it";
             return Err(DriverError::request(
                 message,

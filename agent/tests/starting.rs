@@ -1,0 +1,180 @@
+//! The start order, epochs, losses, strangers and lineages.
+#![allow(clippy::unwrap_used)]
+
+mod kit;
+
+use berth_agent::Exit;
+use berth_rpc_types::{Command, Outcome, VmmState};
+use kit::{Rig, build, vmm};
+use std::time::Duration;
+
+#[tokio::test]
+async fn guests_outlive_the_agent_and_are_all_reported_at_its_start() {
+    let mut rig = Rig::new().await;
+    rig.order(vmm(1), 1, &build()).await;
+    rig.order(vmm(2), 1, &build()).await;
+    rig.stop_agent().await;
+    rig.machine
+        .guest_ends(vmm(2), Exit::Crash("while nobody looked".into()));
+    rig.start_agent();
+    rig.ready().await;
+    let double = rig.controller.0.lock().unwrap();
+    let first = double.syncs.iter().rfind(|sync| sync.starting).unwrap();
+    let states: Vec<_> = first
+        .observations
+        .iter()
+        .map(|o| (o.vmm_id, o.state))
+        .collect();
+    assert!(states.contains(&(vmm(1), VmmState::Running)), "{states:?}");
+    assert!(states.contains(&(vmm(2), VmmState::Crashed)), "{states:?}");
+    assert_eq!(rig.machine.guest(vmm(1)).unwrap().boots, 1);
+}
+
+#[tokio::test]
+async fn what_is_lost_goes_before_anything_is_consumed_and_open_work_on_it_ends() {
+    let mut rig = Rig::new().await;
+    rig.order(vmm(1), 1, &build()).await;
+    rig.stop_agent().await;
+    // It also asked for a reset meanwhile: it must not be started again.
+    rig.machine.guest_ends(vmm(1), Exit::Reset);
+    let stale = rig.envelope(
+        vmm(1),
+        2,
+        &Command::Reboot {
+            soft: false,
+            grace_s: 0,
+        },
+    );
+    rig.send(&stale).await;
+    {
+        let mut double = rig.controller.0.lock().unwrap();
+        double.epoch = 2;
+        double.lost = vec![vmm(1)];
+    }
+    rig.start_agent();
+    assert_eq!(
+        rig.answer_to(&stale).await,
+        Outcome::StaleEpoch { current: 2 }
+    );
+    assert!(rig.machine.guests().is_empty());
+    rig.told(vmm(1), |o| o.state == VmmState::Deleted).await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_left_alone_reported_and_only_deleted_by_order() {
+    let mut rig = Rig::new().await;
+    rig.stop_agent().await;
+    rig.machine.put_stranger(vmm(9));
+    rig.start_agent();
+    rig.ready().await;
+    rig.told(vmm(9), |o| o.state == VmmState::Quarantined).await;
+    let outcome = rig.order(vmm(9), 1, &Command::Stop { grace_s: 0 }).await;
+    assert!(
+        matches!(outcome, Outcome::Failed { undone: true, .. }),
+        "{outcome:?}"
+    );
+    assert!(rig.machine.guest(vmm(9)).is_some());
+    let outcome = rig.order(vmm(9), 2, &Command::Delete).await;
+    assert!(
+        matches!(
+            outcome,
+            Outcome::Done {
+                state: VmmState::Deleted,
+                ..
+            }
+        ),
+        "{outcome:?}"
+    );
+    assert!(rig.machine.guest(vmm(9)).is_none());
+}
+
+#[tokio::test]
+async fn an_older_controller_database_is_refused_until_the_operator_says_so() {
+    let mut rig = Rig::new().await;
+    rig.order(vmm(1), 1, &build()).await;
+    rig.controller.0.lock().unwrap().counter = 0;
+    let handle = rig.agent.as_ref().unwrap().handle.clone();
+    rig.until(|| (!handle.not_consuming_because().is_empty()).then_some(()))
+        .await;
+    let why = handle.not_consuming_because().join(" ");
+    assert!(
+        why.contains("older") && why.contains("accept_lineage"),
+        "{why}"
+    );
+    rig.controller.0.lock().unwrap().lost = vec![vmm(1)];
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(
+        rig.machine.guest(vmm(1)).is_some(),
+        "what it says is lost is not removed"
+    );
+    rig.controller.0.lock().unwrap().lost.clear();
+    rig.controller.0.lock().unwrap().counter = 100;
+    rig.ready().await;
+}
+
+#[tokio::test]
+async fn a_controller_that_is_away_costs_time_only() {
+    let mut rig = Rig::new().await;
+    rig.order(vmm(1), 1, &build()).await;
+    rig.stop_agent().await;
+    rig.controller.0.lock().unwrap().unreachable = true;
+    rig.start_agent();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let handle = rig.agent.as_ref().unwrap().handle.clone();
+    assert_eq!(handle.not_consuming_because(), ["the agent is starting"]);
+    rig.controller.0.lock().unwrap().unreachable = false;
+    rig.ready().await;
+    assert_eq!(rig.machine.guest(vmm(1)).unwrap().boots, 1);
+}
+
+#[tokio::test]
+async fn a_tombstone_is_forgotten_when_the_controller_says_so() {
+    let mut rig = Rig::new().await;
+    rig.order(vmm(1), 1, &build()).await;
+    rig.order(vmm(1), 2, &Command::Delete).await;
+    rig.controller.0.lock().unwrap().forget = vec![vmm(1)];
+    // Told in one report, forgotten with its answer, and gone from a later start's report.
+    rig.until(|| {
+        let double = rig.controller.0.lock().unwrap();
+        (double.syncs.len() >= 4).then_some(())
+    })
+    .await;
+    rig.stop_agent().await;
+    rig.start_agent();
+    rig.ready().await;
+    let double = rig.controller.0.lock().unwrap();
+    let last = double.syncs.iter().rfind(|sync| sync.starting).unwrap();
+    assert!(last.observations.is_empty(), "{:?}", last.observations);
+}
+
+#[tokio::test]
+async fn attempts_are_counted_where_the_work_is() {
+    let mut rig = Rig::new().await;
+    rig.machine.hold("make_disks");
+    let envelope = rig.envelope(vmm(1), 1, &build());
+    rig.send(&envelope).await;
+    let began = |rig: &Rig| {
+        rig.machine
+            .guest(vmm(1))
+            .is_some_and(|g| g.made.contains("fetch_images"))
+    };
+    rig.until(|| began(&rig).then_some(())).await;
+    for _ in 0..3 {
+        // Ready comes after the open entries were taken up again.
+        rig.ready().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        rig.stop_agent().await;
+        rig.start_agent();
+    }
+    let outcome = rig.answer().await.outcome;
+    let Outcome::Failed {
+        message,
+        undone: true,
+        ..
+    } = outcome
+    else {
+        panic!("{outcome:?}");
+    };
+    assert!(message.contains("3 attempts"), "{message}");
+    assert!(rig.machine.guests().is_empty());
+}
