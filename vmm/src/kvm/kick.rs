@@ -67,8 +67,9 @@ impl Attached {
         let byte = ptr::from_mut(&mut vcpu.get_kvm_run().immediate_exit);
         IMMEDIATE_EXIT.with(|cell| cell.set(byte));
         // SAFETY: pthread_self has no preconditions.
+        let thread = unsafe { libc::pthread_self() };
         Attached {
-            kicker: Kicker(unsafe { libc::pthread_self() }),
+            kicker: Kicker(thread),
         }
     }
 
