@@ -70,10 +70,12 @@ pub enum MemoryError {
 /// # Errors
 /// If the host has not enough address space or huge pages.
 pub fn create(ram: &[Region], backing: Backing) -> Result<GuestMemory, MemoryError> {
-    let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    if backing == Backing::Hugetlb2M {
-        flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
-    }
+    let flags = match backing {
+        Backing::Anonymous | Backing::Transparent => libc::MAP_NORESERVE,
+        // Reserved from the pool now, or refused: later, a page that is missing is a SIGBUS.
+        Backing::Hugetlb2M => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+    };
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     let mut regions = Vec::with_capacity(ram.len());
     for ram in ram {
         let failed = |cause: String| MemoryError::Map {

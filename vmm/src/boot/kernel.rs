@@ -96,7 +96,7 @@ pub fn load(memory: &GuestMemory, map: &AddressMap, file: &File) -> Result<Kerne
     let mut head = [0; HEADER_START + size_of::<setup_header>()];
     let got = read_head(file, &mut head)?;
     let kernel = if got >= 64 && head.starts_with(b"\x7fELF") {
-        load_elf(memory, &head, &mut Source(file))?
+        load_elf(memory, map, &head, file)?
     } else if got == head.len() && head[0x202..0x206] == *b"HdrS" {
         load_bzimage(memory, &head, &mut Source(file))?
     } else {
@@ -127,8 +127,9 @@ fn read_head(file: &File, head: &mut [u8]) -> Result<usize, KernelError> {
 
 fn load_elf(
     memory: &GuestMemory,
+    map: &AddressMap,
     head: &[u8],
-    source: &mut Source<'_>,
+    file: &File,
 ) -> Result<Kernel, KernelError> {
     const ELFCLASS64: u8 = 2;
     const EM_X86_64: u16 = 62;
@@ -139,8 +140,9 @@ fn load_elf(
             head[4]
         )));
     }
+    check_segments(map, head, file)?;
     let highmem = Some(GuestAddress(HIGH_MEMORY_START));
-    let loaded = Elf::load(memory, None, source, highmem).map_err(explain)?;
+    let loaded = Elf::load(memory, None, &mut Source(file), highmem).map_err(explain)?;
     if loaded.kernel_end == 0 {
         return Err(KernelError::Corrupt("it has no segment to load".to_owned()));
     }
@@ -155,6 +157,61 @@ fn load_elf(
         end: page_up(loaded.kernel_end),
         setup_header: None,
     })
+}
+
+/// Checks that each segment of an ELF is in the file and fits into RAM, so that whoever gave a
+/// truncated file or too little memory is told which of the two it was.
+fn check_segments(map: &AddressMap, head: &[u8], file: &File) -> Result<(), KernelError> {
+    const SEGMENT: usize = 56;
+    const PT_LOAD: u64 = 1;
+    let corrupt = |why: String| Err(KernelError::Corrupt(why));
+    let table_start = field(head, 32, 8);
+    let (size, count) = (field(head, 54, 2) as usize, field(head, 56, 2) as usize);
+    if size != SEGMENT {
+        return corrupt(format!("its program headers have {size} bytes each"));
+    }
+    let length = file.metadata()?.len();
+    let mut table = vec![0; count * SEGMENT];
+    if file.read_exact_at(&mut table, table_start).is_err() {
+        return corrupt(format!("its program headers are not in its {length} bytes"));
+    }
+    for segment in table.chunks_exact(SEGMENT) {
+        let (offset, address) = (field(segment, 8, 8), field(segment, 24, 8));
+        let (in_file, in_memory) = (field(segment, 32, 8), field(segment, 40, 8));
+        if field(segment, 0, 4) != PT_LOAD || in_file == 0 {
+            continue;
+        }
+        if offset.checked_add(in_file).is_none_or(|end| end > length) {
+            return corrupt(format!(
+                "the file has {length} bytes, and a segment of {in_file} bytes begins at {offset}"
+            ));
+        }
+        if address < HIGH_MEMORY_START {
+            return corrupt(format!(
+                "a segment is to be loaded at {address:#x}, below 1 MiB"
+            ));
+        }
+        let end = address.checked_add(in_memory.max(in_file));
+        if end.is_none_or(|end| end > map.low_ram_end()) {
+            return Err(KernelError::TooLarge(format!(
+                "a segment of {} KiB is to be loaded at {} KiB, and there are {} KiB",
+                in_memory.max(in_file) >> 10,
+                address >> 10,
+                map.low_ram_end() >> 10
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A little-endian field of `size` bytes, which the caller knows to be there.
+fn field(bytes: &[u8], offset: usize, size: usize) -> u64 {
+    bytes
+        .iter()
+        .skip(offset)
+        .take(size)
+        .rev()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
 fn load_bzimage(

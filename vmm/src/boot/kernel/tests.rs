@@ -122,7 +122,10 @@ fn an_elf_for_another_processor_is_refused() {
 #[test]
 fn a_kernel_larger_than_memory_is_refused() {
     let (kernel, _) = load_bytes(&elf(&vec![0; 3 << 20], None), 2);
-    assert!(kernel.is_err(), "{kernel:?}");
+    assert!(
+        matches!(kernel, Err(KernelError::TooLarge(_))),
+        "{kernel:?}"
+    );
 }
 
 #[test]
