@@ -47,16 +47,18 @@ static uint8_t request(struct device *device, uint32_t type, uint64_t sector, ui
     struct queue *queue = &device->queue[0];
     uint32_t irqs = queue->interrupts ? irq_count[device->irq] : 0;
     submit(queue, type, sector, data, bytes, segments);
+    /* The interrupt first: a used buffer that was taken before the device looked at used_event
+     * needs none any more. */
+    while (queue->interrupts && irq_count[device->irq] == irqs)
+        relax();
+    if (queue->interrupts)
+        write32(device->base + 0x64, read32(device->base + 0x60));
     uint32_t head, len;
     for (uint64_t spins = 1; !used(queue, &head, &len); spins++) {
         relax();
         if (spins % 10000 == 0 && status(device) & NEEDS_RESET)
             return 0xfe;
     }
-    while (queue->interrupts && irq_count[device->irq] == irqs)
-        relax();
-    if (queue->interrupts)
-        write32(device->base + 0x64, read32(device->base + 0x60));
     return slots[0].status;
 }
 

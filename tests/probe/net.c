@@ -80,17 +80,29 @@ static bool answer(uint8_t *frame, uint32_t bytes, const uint8_t *mac, bool *is_
     return true;
 }
 
-/* Takes one frame, with its header, out of however many buffers it came in; its length. */
-static uint32_t receive(struct queue *rx, uint8_t *frame)
+/* Waits until there is something to take: by interrupt, if that is wanted. */
+static void wait_for_frame(struct device *device)
 {
+    struct queue *rx = &device->queue[0];
+    for (;;) {
+        uint32_t irqs = irq_count[device->irq];
+        if (pending(rx))
+            return;
+        while (rx->interrupts && irq_count[device->irq] == irqs)
+            relax();
+    }
+}
+
+/* Takes one frame, with its header, out of however many buffers it came in; its length. */
+static uint32_t receive(struct device *device, uint8_t *frame)
+{
+    struct queue *rx = &device->queue[0];
     uint32_t head, len, total = 0;
     uint16_t parts = 1;
+    wait_for_frame(device);
     for (uint16_t i = 0; i < parts; i++) {
-        while (!used(rx, &head, &len)) {
-            if (i > 0)
-                fail("a frame's buffers did not become visible together");
-            relax();
-        }
+        if (!used(rx, &head, &len))
+            fail("a frame's buffers did not become visible together");
         if (total + len > LONGEST)
             fail("too long a frame");
         copy(frame + total, rx_buffers + (uint64_t)head * BUFFER, len);
@@ -126,7 +138,7 @@ void net(void)
 
     uint64_t wanted = word_number("n=", 10), echoed = 0, bytes = 0, open_sums = 0;
     while (echoed < wanted) {
-        uint32_t total = receive(rx, frame);
+        uint32_t total = receive(device, frame);
         bool is_udp;
         if (!answer(frame + HEADER, total - HEADER, mac, &is_udp))
             continue;

@@ -124,6 +124,8 @@ uint32_t status(const struct device *device);
 void start(struct device *device, uint64_t features, uint32_t queues);
 void offer(struct queue *queue, uint16_t head);
 void kick(struct queue *queue);
+/* Whether there is a used entry to take. */
+bool pending(const struct queue *queue);
 /* The next used entry; false: none yet. */
 bool used(struct queue *queue, uint32_t *head, uint32_t *len);
 

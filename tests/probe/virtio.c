@@ -169,9 +169,14 @@ void kick(struct queue *queue)
     write32(queue->base + NOTIFY, queue->index);
 }
 
+bool pending(const struct queue *queue)
+{
+    return queue->used[1] != queue->used_idx;
+}
+
 bool used(struct queue *queue, uint32_t *head, uint32_t *len)
 {
-    if (queue->used[1] == queue->used_idx)
+    if (!pending(queue))
         return false;
     __asm__ volatile("" ::: "memory");
     volatile uint32_t *entry =
