@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use berth_virtio::{DeviceError, GuestMem, IrqLine, MmioTransport, VirtioDevice};
@@ -25,7 +24,7 @@ use crate::kvm::vcpu::{self, GuestExit, VcpuError, VcpuSetup, Vcpus};
 use crate::kvm::{KvmError, Vm, cpuid};
 use crate::machine::address_map::{self, ACPI};
 use crate::machine::{CpuModel, Machine, MachineError, Region, Slot};
-use crate::memory::{self, DirtyBitmap, GuestMemory, MemoryError};
+use crate::memory::{self, DirtyBitmap, MemoryError};
 use crate::resources::{Device, GuestPlan};
 
 /// KVM's pages for Intel's real mode, which must be set before the machine is planned; it is
@@ -122,9 +121,10 @@ impl Guest {
     /// If the host refuses anything, or a file is not what it should be.
     pub fn start(plan: &mut GuestPlan, surroundings: Surroundings) -> Result<Guest, GuestError> {
         let slots: Vec<_> = plan.devices.iter().map(Device::slot).collect();
-        let vm = Arc::new(Vm::create(KVM_TSS)?);
+        let vm = Arc::new(Vm::create()?);
         let memory = memory::create(&address_map::ram(plan.memory), plan.backing)?;
-        let slots_ready = give_memory(&vm, &memory, plan.log_dirty)?;
+        vm.map_memory(&memory, plan.log_dirty)?;
+        vm.create_irqchip(KVM_TSS)?;
         let supported = vm.supported_cpuid()?;
         let deadline = vm.caps().has("tsc_deadline_timer");
         let model = cpuid::model(supported.as_slice(), plan.topology, deadline);
@@ -169,9 +169,6 @@ impl Guest {
             surroundings.boot_timer,
         ));
         let vcpus = preparing.finish(&bus, entry)?;
-        slots_ready
-            .join()
-            .map_err(|_| thread_error("its thread panicked"))??;
         vcpus.resume();
         Ok(Guest {
             vcpus,
@@ -269,28 +266,6 @@ impl Drop for Guest {
                 transport.reset();
             }
         }
-    }
-}
-
-/// Gives guest memory to KVM in a thread of its own: KVM waits for a grace period, which takes as
-/// long as everything else together.
-fn give_memory(
-    vm: &Arc<Vm>,
-    memory: &GuestMemory,
-    log_dirty: bool,
-) -> Result<JoinHandle<Result<(), KvmError>>, GuestError> {
-    let (vm, memory) = (Arc::clone(vm), memory.clone());
-    std::thread::Builder::new()
-        .name("berth_memory".to_owned())
-        .stack_size(64 << 10)
-        .spawn(move || vm.map_memory(&memory, log_dirty))
-        .map_err(|error| thread_error(&error.to_string()))
-}
-
-fn thread_error(why: &str) -> GuestError {
-    GuestError::Host {
-        id: "memory".to_owned(),
-        source: std::io::Error::other(why.to_owned()),
     }
 }
 
