@@ -3,6 +3,7 @@
 //! Each check does the thing rather than look for its name: it runs a guest instruction,
 //! makes a bridge in a network namespace of its own, starts the programs it needs.
 
+mod cloud;
 mod kvm;
 mod network;
 mod programs;
@@ -16,6 +17,18 @@ pub struct Arguments {
     /// Print one JSON object instead of lines.
     #[arg(long)]
     json: bool,
+    /// Check that this broker lets us in, too: amqp://user:secret@host:5672/%2f
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+    /// Audit a cloud's database, instead of looking at this machine.
+    #[arg(long)]
+    audit: bool,
+    /// The database to audit: sqlite:///path or postgres://… [default: that of `berth up`]
+    #[arg(long, value_name = "URL", requires = "audit")]
+    database: Option<String>,
+    /// The audit may expect that no request is under way.
+    #[arg(long, requires = "audit")]
+    at_rest: bool,
 }
 
 /// How a check ended.
@@ -74,9 +87,15 @@ impl Finding {
 
 /// Prints the report; fails if anything that guests need does.
 pub fn main(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut findings = kvm::check();
-    findings.extend(network::check());
-    findings.extend(programs::check());
+    let findings = if arguments.audit {
+        let database = match &arguments.database {
+            Some(url) => url.clone(),
+            None => crate::up::default_database()?,
+        };
+        cloud::audit(&database, arguments.at_rest)?
+    } else {
+        machine(arguments)
+    };
     let worst_is_fail = findings
         .iter()
         .any(|finding| finding.verdict == Verdict::Fail);
@@ -100,4 +119,12 @@ pub fn main(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn machine(arguments: &Arguments) -> Vec<Finding> {
+    let mut findings = kvm::check();
+    findings.extend(network::check());
+    findings.extend(programs::check());
+    findings.extend(arguments.broker.as_deref().map(cloud::broker));
+    findings
 }
