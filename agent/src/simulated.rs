@@ -4,7 +4,8 @@
 //! A [`SimulatedHost`] is the machine: what is on it outlives the agent (the driver), as guests
 //! on KVM do. With a folder it outlives the process too. Tests make it slow, make its steps
 //! fail, and make its guests power off, reset and crash; it counts each effect, so that a test
-//! can tell that something happened once.
+//! can tell that something happened once. A test outside the process puts a file `fail-STEP` into
+//! the folder: the next step of that name fails with what it says, and takes it away.
 
 use crate::driver::{Driver, DriverError, Exit, Job, Observed, Step};
 use crate::hints::Hints;
@@ -205,6 +206,13 @@ impl SimulatedHost {
             tokio::select! {
                 () = self.0.clock.sleep(Duration::from_millis(2)) => {}
                 () = job.cancelled.cancelled() => return Err(DriverError::Cancelled),
+            }
+        }
+        if let Some(folder) = &self.0.folder {
+            let order = folder.join(format!("fail-{step}"));
+            if let Ok(why) = std::fs::read_to_string(&order) {
+                let _ = std::fs::remove_file(order);
+                return Err(DriverError::host(why.trim(), format!("simulated: {step}")));
             }
         }
         let mut state = self.state();

@@ -3,6 +3,10 @@
 //! Each boundary of commit, publish, acknowledge, journal and spawn says
 //! `kill_point!("agent.journal.accepted")`. Normally that costs one load. In a process with
 //! - `BERTH_KILL_POINT=name` or `name:nth`: it dies there, the `nth` time (1 is the first);
+//! - `BERTH_KILL_POINT_FILE=file`: it dies where the file says (`name` or `name:nth`, counted from
+//!   when the file was written), and takes the file away as it dies: a test arms a running
+//!   process, and one that starts again with the same environment does not die again. Of
+//!   several processes with the same file one dies;
 //! - `BERTH_KILL_POINTS_SEEN=file`: each name is appended to the file the first time it is
 //!   reached, a line each, so that a run can show which points no test has hit.
 //!
@@ -24,6 +28,8 @@ macro_rules! kill_point {
 struct Armed {
     /// The point to die at, and at which pass.
     at: Option<(String, u64)>,
+    /// Where a test says so while we run.
+    told_in: Option<std::path::PathBuf>,
     seen_file: Option<std::path::PathBuf>,
     passes: Mutex<HashMap<&'static str, u64>>,
 }
@@ -36,8 +42,10 @@ fn armed() -> Option<&'static Armed> {
             .ok()
             .map(|text| parse(&text));
         let seen_file = std::env::var_os("BERTH_KILL_POINTS_SEEN").map(Into::into);
-        (at.is_some() || seen_file.is_some()).then(|| Armed {
+        let told_in = std::env::var_os("BERTH_KILL_POINT_FILE").map(Into::into);
+        (at.is_some() || told_in.is_some() || seen_file.is_some()).then(|| Armed {
             at,
+            told_in,
             seen_file,
             passes: Mutex::default(),
         })
@@ -81,7 +89,27 @@ impl Armed {
         {
             die();
         }
+        if self.told_in.as_deref().is_some_and(|file| told(file, name)) {
+            die();
+        }
     }
+}
+
+/// Whether the file says to die here, now; it is gone then.
+fn told(file: &std::path::Path, name: &str) -> bool {
+    let Ok(text) = std::fs::read_to_string(file) else {
+        return false;
+    };
+    let (at, nth) = parse(text.trim());
+    if at != name {
+        return false;
+    }
+    if nth > 1 {
+        // A test that tells several processes at once with one file counts their passes together.
+        let _ = std::fs::write(file, format!("{at}:{}", nth - 1));
+        return false;
+    }
+    std::fs::remove_file(file).is_ok()
 }
 
 /// SIGKILL to ourselves: no destructor, no flush, no handler.
@@ -144,11 +172,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_tells_a_running_process_where_to_die_once() {
+        let path = std::env::temp_dir().join(format!("berth-told-{}", std::process::id()));
+        std::fs::write(&path, "two:2\n").unwrap();
+        assert!(!told(&path, "one"));
+        assert!(!told(&path, "two"));
+        assert!(told(&path, "two"));
+        assert!(!told(&path, "two"), "the file is gone: it happens once");
+    }
+
+    #[test]
     fn each_point_is_noted_the_first_time_it_is_reached() {
         let path = std::env::temp_dir().join(format!("berth-seen-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let armed = Armed {
             at: Some(("other".into(), 1)),
+            told_in: None,
             seen_file: Some(path.clone()),
             passes: Mutex::default(),
         };

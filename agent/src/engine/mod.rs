@@ -169,6 +169,7 @@ impl Engine {
     }
 
     async fn accept_envelope(self: &Arc<Self>, delivery: Delivery, envelope: Envelope) {
+        kill_point!("agent.command.received");
         let refusal = match self.verdict(&envelope).await {
             Ok(Ok(())) => {
                 kill_point!("agent.command.accepted");

@@ -27,6 +27,7 @@ use crate::workflow::{self, Begin, Kind};
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use base64::Engine as _;
+use berth_rpc::kill_point;
 use berth_rpc_types::{ImageId, InstanceId};
 use serde_json::{Value, json};
 
@@ -51,7 +52,12 @@ struct Request {
 /// `POST /servers`
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let request = parse(&call, &bytes)?;
-    let made = tx!(call, |tx| [call, request] { accept(tx, &call, request).await })?;
+    let made = tx!(call, |tx| [call, request] {
+        let made = accept(tx, &call, request).await?;
+        kill_point!("controller.request.uncommitted");
+        Ok::<_, ApiError>(made)
+    })?;
+    kill_point!("controller.request.committed");
     call.app.wake.notify_one();
     let body = if request.return_reservation_id {
         json!({"reservation_id": made.reservation_id})

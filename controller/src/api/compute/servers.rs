@@ -17,6 +17,7 @@ use crate::workflow::{self, Begin, Kind};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
+use berth_rpc::kill_point;
 use berth_rpc_types::{InstanceId, TaskState};
 use serde_json::{Value, json};
 
@@ -422,8 +423,10 @@ pub async fn act(
         let operation = workflow::begin(tx, &call.app.env(), begin).await?;
         let name = action.as_str();
         actions::start(tx, call.now(), instance.id, &call.context, name, Some(operation)).await?;
+        kill_point!("controller.request.uncommitted");
         Ok::<(), ApiError>(())
     })?;
+    kill_point!("controller.request.committed");
     call.app.wake.notify_one();
     Ok(())
 }
