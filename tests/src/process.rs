@@ -3,7 +3,8 @@
 //! A [`Child`] is killed and reaped when it is dropped. Should the test process itself be
 //! killed, the kernel kills the child (`PR_SET_PDEATHSIG`). That signal is sent when the
 //! *thread* that forked ends, so every child is forked by one thread that lives as long as the
-//! process; the child is then moved to the network namespace of the thread that asked.
+//! process. It goes to the network namespace of the thread that asked, forks, and goes back: the
+//! child may run as a user who could not go there.
 
 #![expect(
     unsafe_code,
@@ -12,7 +13,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -58,11 +59,20 @@ pub(crate) fn start_forker() {
     forker();
 }
 
-fn fork_one(mut command: Command, netns: &File) -> io::Result<std::process::Child> {
-    let parent = std::process::id();
+fn fork_one(command: Command, netns: &File) -> io::Result<std::process::Child> {
+    let home = File::open("/proc/thread-self/ns/net")?;
     // Entering the namespace that one is in already would need a privilege for nothing.
-    let here = fs::metadata("/proc/thread-self/ns/net")?.ino();
-    let netns = (netns.metadata()?.ino() != here).then(|| netns.as_raw_fd());
+    if netns.metadata()?.ino() == home.metadata()?.ino() {
+        return fork_here(command);
+    }
+    setns(netns, CloneFlags::CLONE_NEWNET)?;
+    let forked = fork_here(command);
+    setns(&home, CloneFlags::CLONE_NEWNET)?;
+    forked
+}
+
+fn fork_here(mut command: Command) -> io::Result<std::process::Child> {
+    let parent = std::process::id();
     let hook = move || {
         // SAFETY: prctl with these arguments touches no memory of ours.
         if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
@@ -71,12 +81,6 @@ fn fork_one(mut command: Command, netns: &File) -> io::Result<std::process::Chil
         // SAFETY: getppid cannot fail and touches no memory.
         if unsafe { libc::getppid() }.cast_unsigned() != parent {
             return Err(io::Error::other("the test ended before its child began"));
-        }
-        if let Some(fd) = netns {
-            // SAFETY: the descriptor is open: `netns` outlives the spawn below.
-            if unsafe { libc::setns(fd, libc::CLONE_NEWNET) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
         }
         Ok(())
     };
