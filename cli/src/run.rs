@@ -3,7 +3,7 @@
 
 use crate::tools;
 use anyhow::{Context as _, bail};
-use berth_vmm_api::{BootSource, Drive, MachineConfig, NetworkInterface, VmmConfig};
+use berth_vmm_api::{BootSource, CacheType, Drive, MachineConfig, NetworkInterface, VmmConfig};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
@@ -93,6 +93,8 @@ fn config(arguments: &Arguments) -> anyhow::Result<VmmConfig> {
         config.drives.push(Drive {
             drive_id: format!("disk{number}"),
             is_read_only: Some(read_only),
+            // Firecracker's default drops a guest's flushes.
+            cache_type: CacheType::Writeback,
             path_on_host: Some(path.to_owned()),
             ..Drive::default()
         });
