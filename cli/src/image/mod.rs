@@ -1,10 +1,12 @@
-//! `berth image create`: a bootable image from files, with a bar while its bytes go up.
+//! `berth image`: `create` makes a bootable image from files, with a bar while its bytes go up;
+//! [`convert`] makes a raw disk.
 //!
 //! Guests boot a kernel directly, so that an image is up to three: kernel and ramdisk are
 //! images of their own, and the root image names them. What arrived is compared with what was
 //! read (SHA-512); an image whose upload failed is deleted again, so that a failed command
 //! leaves nothing behind.
 
+mod convert;
 mod upload;
 
 use crate::cloud::{Cloud, sent};
@@ -26,6 +28,8 @@ pub struct Arguments {
 enum Verb {
     /// Upload an image to the cloud that OS_* in the environment names; prints its id.
     Create(Create),
+    /// Make a raw disk from one of another format, on this machine.
+    Convert(convert::Convert),
 }
 
 /// Arguments of `berth image create`.
@@ -65,15 +69,18 @@ enum DiskFormat {
     Qcow2,
 }
 
-/// Uploads; prints the root image's id.
+/// Does it; `create` prints the root image's id.
 pub fn main(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
-    let Verb::Create(create) = &arguments.verb;
-    let id = runtime.block_on(run(create))?;
-    println!("{id}");
+    match &arguments.verb {
+        Verb::Convert(arguments) => convert::convert(arguments)?,
+        Verb::Create(arguments) => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("starting the runtime")?;
+            println!("{}", runtime.block_on(run(arguments))?);
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -79,14 +79,16 @@ pub async fn upload(cloud: &Cloud, url: &str, name: &str, source: Source) -> any
 /// On standard error, and only where that is a terminal.
 fn bar(name: &str, size: u64) -> ProgressBar {
     let bar = ProgressBar::new(size);
-    let style = ProgressStyle::with_template(
+    bar.set_style(bar_style(
         "{prefix} {wide_bar} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-    );
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
+    ));
     bar.set_prefix(name.to_owned());
     bar
+}
+
+/// A bar that looks like `template`.
+pub fn bar_style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// Exactly `size` bytes, or an error: the file's size was announced.
