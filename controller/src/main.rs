@@ -14,7 +14,10 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
-#[command(version, about = "Berth's controller: OpenStack APIs in front, agents behind")]
+#[command(
+    version,
+    about = "Berth's controller: OpenStack APIs in front, agents behind"
+)]
 struct Arguments {
     /// Configuration file (TOML); `BERTH_*` in the environment goes before it.
     #[arg(long, short, env = "BERTH_CONTROLLER_CONFIG", global = true)]
@@ -94,7 +97,10 @@ fn start_log(json: bool) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     if json {
-        log.json().flatten_event(true).with_current_span(true).init();
+        log.json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .init();
     } else {
         log.with_target(false).init();
     }

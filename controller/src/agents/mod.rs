@@ -69,7 +69,11 @@ impl IntoResponse for AgentError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         };
-        (status, Json(serde_json::json!({ "message": self.to_string() }))).into_response()
+        (
+            status,
+            Json(serde_json::json!({ "message": self.to_string() })),
+        )
+            .into_response()
     }
 }
 
@@ -121,7 +125,11 @@ async fn networks(
     Ok(Json(document))
 }
 
-async fn images(State(app): State<AppState>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+async fn images(
+    State(app): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     let (Ok(id), Some(token)) = (id.parse(), bearer(&headers)) else {
         let why = "an image's id and its bearer token are needed".to_owned();
         return AgentError::Refused(StatusCode::UNAUTHORIZED, why).into_response();
