@@ -61,6 +61,29 @@ async fn what_is_lost_goes_before_anything_is_consumed_and_open_work_on_it_ends(
 }
 
 #[tokio::test]
+async fn a_delete_of_what_was_lost_is_answered() {
+    let mut rig = Rig::new().await;
+    rig.order(vmm(1), 1, &build()).await;
+    rig.controller.0.lock().unwrap().lost = vec![vmm(1)];
+    rig.until(|| rig.machine.guest(vmm(1)).is_none().then_some(()))
+        .await;
+    rig.told(vmm(1), |o| o.state == VmmState::Deleted).await;
+    let outcome = rig.order(vmm(1), 2, &Command::Delete).await;
+    assert!(
+        matches!(
+            outcome,
+            Outcome::Done {
+                state: VmmState::Deleted,
+                ..
+            }
+        ),
+        "{outcome:?}"
+    );
+    let refused = rig.order(vmm(1), 3, &build()).await;
+    assert!(matches!(refused, Outcome::Failed { .. }), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_stranger_is_left_alone_reported_and_only_deleted_by_order() {
     let mut rig = Rig::new().await;
     rig.stop_agent().await;

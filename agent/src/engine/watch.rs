@@ -9,7 +9,7 @@ use super::carry_out::state_of;
 use crate::driver::{DriverError, Exit, Job, Observed};
 use crate::gate::Holder;
 use crate::journal::JournalError;
-use crate::record::{Phase, VmmRecord};
+use crate::record::VmmRecord;
 use berth_rpc::kill_point;
 use berth_rpc_types::{Command, Outcome, VmmId, VmmState};
 use std::sync::Arc;
@@ -157,6 +157,10 @@ impl Engine {
     /// The journal's; a removal that fails is logged and tried again at the next sync, since
     /// the controller goes on listing the VMM until it is reported deleted.
     pub async fn lose(self: &Arc<Self>, vmm_id: VmmId) -> Result<(), JournalError> {
+        let is_buried = |record: Arc<VmmRecord>| record.tombstone;
+        if self.journal.vmm(vmm_id).is_some_and(is_buried) {
+            return Ok(());
+        }
         let gate = {
             let mut slots = self.slots();
             let slot = slots.entry(vmm_id).or_default();
@@ -166,10 +170,22 @@ impl Engine {
             }
             Arc::clone(&slot.gate)
         };
-        let _held = gate.lock().await;
+        let held = gate.lock().await;
+        let removed = self.remove_lost(vmm_id).await?;
+        drop(held);
+        if removed {
+            // The tombstone keeps everything out now but a delete, which is to be answered.
+            self.slots().entry(vmm_id).or_default().lost = false;
+            self.wake(vmm_id);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing of it is left. Called with the VMM's gate held.
+    async fn remove_lost(self: &Arc<Self>, vmm_id: VmmId) -> Result<bool, JournalError> {
         let record = self.journal.vmm(vmm_id);
         if record.as_ref().is_some_and(|r| r.tombstone) {
-            return Ok(());
+            return Ok(true);
         }
         tracing::warn!(%vmm_id, "lost by the controller's word: removing");
         let open = record
@@ -177,22 +193,20 @@ impl Engine {
             .flat_map(|r| &r.entries)
             .filter(|e| e.is_open());
         for entry in open {
-            if !matches!(entry.phase, Phase::Done { .. }) {
-                let current = self.journal.host().epoch;
-                self.conclude(entry, Outcome::StaleEpoch { current })
-                    .await?;
-            }
+            let current = self.journal.host().epoch;
+            self.conclude(entry, Outcome::StaleEpoch { current })
+                .await?;
         }
         let spec = record.and_then(|r| r.spec.clone());
         let job = self.own_job(vmm_id, Command::Delete, spec);
         if let Err(error) = self.run_own(&job).await {
             tracing::error!(%vmm_id, %error, "a lost guest is not removed yet");
-            return Ok(());
+            return Ok(false);
         }
         kill_point!("agent.lost.removed");
         self.journal.update(vmm_id, VmmRecord::bury).await?;
         self.news.notify_one();
-        Ok(())
+        Ok(true)
     }
 }
 
