@@ -8,7 +8,8 @@
 //! - [`probe`]: a tiny guest in a VMM of its own, on this machine's `/dev/kvm` of any kind.
 //! - [`net`]: several hosts, and the test, on one network in a namespace of its own.
 //! - [`rabbit`], [`postgres`]: Debian's RabbitMQ and PostgreSQL, private, with `kill -9`.
-//! - [`cloud`]: a whole Berth cloud of these; [`openstack`]: the real `openstack` command for it.
+//! - [`cloud`]: a whole Berth cloud of these; [`openstack`]: the real `openstack` command for it;
+//!   [`debian`]: what a Debian guest in it needs, and how one sees that it lives.
 //! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports; [`scratch`]: folders;
 //!   [`binaries`]: the programs under test; [`skip!`]: tests that cannot run here.
 
@@ -22,6 +23,7 @@ pub mod postgres;
 pub mod rabbit;
 
 pub mod cloud;
+pub mod debian;
 pub mod openstack;
 
 pub mod channel;

@@ -8,20 +8,18 @@
 
 use std::fs;
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use berth_tests::cloud::{Cloud, PHYSICAL_NETWORK, Plan};
+use berth_tests::cloud::{Cloud, Plan};
+use berth_tests::debian::{self, BOOT, Key, ping};
 use berth_tests::images::Images;
 use berth_tests::net::TestNet;
 use berth_tests::openstack::OpenStack;
-use berth_tests::process::{check, wait_until};
+use berth_tests::process::wait_until;
 use berth_tests::skip::missing_for_hosts;
 
-/// A guest boots in 15 s under two emulations; the machine may be busy.
-const BOOT: Duration = Duration::from_secs(300);
 const SERVER: &str = "first";
 
 fn main() {
@@ -73,23 +71,26 @@ fn tour(
     dir: &Path,
 ) -> Result<()> {
     steps.run("images registered (kernel, ramdisk, root)", || {
-        register(openstack, images)
+        debian::register(openstack, images)?;
+        show(openstack, &["image", "list"])
     })?;
-    steps.run("a network, a subnet, a flavor and a key", || {
-        prepare(openstack, net, dir)
+    let key = steps.run("a network, a subnet, a flavor and a key", || {
+        let key = Key::make(dir)?;
+        debian::furnish(openstack, net, &key)?;
+        Ok(key)
     })?;
     steps.run("server create --wait: ACTIVE", || {
         let create = [
             "server",
             "create",
             "--image",
-            "debian",
+            debian::IMAGE,
             "--flavor",
-            "demo",
+            debian::NAME,
             "--network",
-            "demo",
+            debian::NAME,
         ];
-        openstack.run(&[&create[..], &["--key-name", "demo", "--wait", SERVER]].concat())?;
+        openstack.run(&[&create[..], &["--key-name", debian::NAME, "--wait", SERVER]].concat())?;
         expect_status(openstack, "ACTIVE")
     })?;
     let address = address(openstack)?;
@@ -100,7 +101,7 @@ fn tour(
         Ok(())
     })?;
     steps.run("ping", || ping(&address, BOOT))?;
-    steps.run("ssh with that key", || log_in(dir, &address))?;
+    steps.run("ssh with that key", || log_in(&key, &address))?;
     steps.run("server stop: SHUTOFF, silent on the network", || {
         openstack.run(&["server", "stop", SERVER])?;
         wait_for_status(openstack, "SHUTOFF")?;
@@ -116,10 +117,9 @@ fn tour(
         ping(&address, BOOT)
     })?;
     steps.run("server reboot: a new boot id", || {
-        let before = boot_id(dir, &address)?;
+        let before = key.boot_id(&address)?;
         openstack.run(&["server", "reboot", "--wait", SERVER])?;
-        let changed = || Ok(boot_id(dir, &address).ok().filter(|now| *now != before));
-        wait_until(BOOT, changed)?.context("the guest was not booted again")?;
+        key.booted_since(&address, &before)?;
         expect_status(openstack, "ACTIVE")
     })?;
     steps.run("server delete --wait: gone, with all it had", || {
@@ -145,86 +145,6 @@ fn tour(
     })
 }
 
-/// Kernel and ramdisk first: the root image names them.
-fn register(openstack: &OpenStack, images: &Images) -> Result<()> {
-    let create =
-        |name: &str, format: &str, file: PathBuf, properties: &[String]| -> Result<String> {
-            let file = file.to_str().context("paths are UTF-8")?.to_owned();
-            let mut words = vec![
-                "image",
-                "create",
-                "--disk-format",
-                format,
-                "--container-format",
-            ];
-            words.extend([
-                if matches!(format, "aki" | "ari") {
-                    format
-                } else {
-                    "bare"
-                },
-                "--file",
-                &file,
-            ]);
-            for property in properties {
-                words.extend(["--property", property]);
-            }
-            words.push(name);
-            let made = openstack.json(&words)?;
-            Ok(made["id"]
-                .as_str()
-                .context("an image has an id")?
-                .to_owned())
-        };
-    let kernel = create("debian-kernel", "aki", images.vmlinuz(), &[])?;
-    let ramdisk = create("debian-ramdisk", "ari", images.guest_initrd(), &[])?;
-    let properties = [
-        format!("kernel_id={kernel}"),
-        format!("ramdisk_id={ramdisk}"),
-        format!("os_command_line={}", images.guest_cmdline()?.trim()),
-    ];
-    create("debian", "qcow2", images.guest_qcow2(), &properties)?;
-    show(openstack, &["image", "list"])
-}
-
-fn prepare(openstack: &OpenStack, net: &TestNet, dir: &Path) -> Result<()> {
-    let key = dir.join("key");
-    let mut keygen = Command::new("ssh-keygen");
-    keygen
-        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-        .arg(&key);
-    check(keygen, BOOT)?;
-    let public = key.with_extension("pub");
-    let public = public.to_str().context("paths are UTF-8")?;
-    openstack.run(&[
-        "network",
-        "create",
-        "--provider-network-type",
-        "flat",
-        "--provider-physical-network",
-        PHYSICAL_NETWORK,
-        "--share",
-        "demo",
-    ])?;
-    let (cidr, gateway) = (net.provider_cidr(), net.provider_ip().to_string());
-    openstack.run(&[
-        "subnet",
-        "create",
-        "--network",
-        "demo",
-        "--subnet-range",
-        &cidr,
-        "--gateway",
-        &gateway,
-        "demo",
-    ])?;
-    openstack.run(&[
-        "flavor", "create", "--vcpus", "1", "--ram", "512", "--disk", "2", "demo",
-    ])?;
-    openstack.run(&["keypair", "create", "--public-key", public, "demo"])?;
-    Ok(())
-}
-
 fn status(openstack: &OpenStack) -> Result<String> {
     let server = openstack.json(&["server", "show", SERVER])?;
     let status = server["status"].as_str().unwrap_or_default().to_owned();
@@ -247,7 +167,7 @@ fn wait_for_status(openstack: &OpenStack, wanted: &str) -> Result<()> {
 
 fn address(openstack: &OpenStack) -> Result<String> {
     let server = openstack.json(&["server", "show", SERVER])?;
-    let address = server["addresses"]["demo"][0].as_str();
+    let address = server["addresses"][debian::NAME][0].as_str();
     Ok(address
         .with_context(|| format!("no address: {}", server["addresses"]))?
         .to_owned())
@@ -265,49 +185,11 @@ fn login_prompt(openstack: &OpenStack, count: usize) -> Result<String> {
     Ok(console)
 }
 
-fn ping(address: &str, patience: Duration) -> Result<()> {
-    let answers = || {
-        let mut ping = Command::new("ping");
-        ping.args(["-c", "1", "-W", "1", address]);
-        Ok(check(ping, BOOT).ok())
-    };
-    wait_until(patience, answers)?.with_context(|| format!("{address} does not answer"))?;
-    Ok(())
-}
-
-fn ssh(dir: &Path, address: &str, script: &str) -> Result<String> {
-    let mut ssh = Command::new("ssh");
-    ssh.args([
-        "-q",
-        "-F",
-        "none",
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        "UserKnownHostsFile=/dev/null",
-    ]);
-    ssh.args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=60", "-i"]);
-    ssh.arg(dir.join("key"))
-        .arg(format!("root@{address}"))
-        .arg(script);
-    check(ssh, BOOT)
-}
-
-fn log_in(dir: &Path, address: &str) -> Result<()> {
-    // sshd comes up a moment after the address does.
-    let said = wait_until(BOOT, || {
-        Ok(ssh(dir, address, "hostname; uname -sr; uptime -p").ok())
-    })?;
-    let said = said.context("ssh does not let us in")?;
+fn log_in(key: &Key, address: &str) -> Result<()> {
+    let said = key.ssh_when_up(address, "hostname; uname -sr; uptime -p")?;
     ensure!(said.starts_with(SERVER), "the guest calls itself {said}");
     said.lines().for_each(|line| println!("    | {line}"));
     Ok(())
-}
-
-fn boot_id(dir: &Path, address: &str) -> Result<String> {
-    let script = "cat /proc/sys/kernel/random/boot_id";
-    let id = wait_until(BOOT, || Ok(ssh(dir, address, script).ok()))?;
-    id.context("ssh does not let us in")
 }
 
 fn show(openstack: &OpenStack, words: &[&str]) -> Result<()> {
