@@ -73,6 +73,9 @@ impl Engine {
             .await?
             .unwrap_or_default();
         kill_point!("agent.command.begun");
+        if attempts > 1 {
+            tracing::warn!(attempts, last = ?entry.phase, "resumed: the agent ended during the last attempt");
+        }
         let mut spans = Vec::new();
         let mut went = if attempts > self.max_attempts {
             Went::Wrong(Failure {

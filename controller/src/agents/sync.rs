@@ -233,7 +233,8 @@ async fn by_itself(
     let up = matches!(seen.state, VmmState::Running | VmmState::Paused);
     network::set_active(tx, instance.id, up).await?;
     if vm_state != instance.vm_state {
-        tracing::info!(instance_id = %instance.id, seen = %seen.state, "the guest stopped by itself");
+        let error = seen.error.as_deref().unwrap_or_default();
+        tracing::info!(instance_id = %instance.id, seen = %seen.state, error, "the guest stopped by itself");
     }
     if power::must_stop(instance.vm_state, seen.state) {
         stop_again(tx, env, instance).await?;
