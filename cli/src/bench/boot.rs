@@ -160,6 +160,10 @@ fn command(contender: &Contender, arguments: &Arguments, config: &Path) -> Comma
     match contender.dialect {
         Dialect::Firecracker | Dialect::Berth => {
             command.arg("--no-api").arg("--config-file").arg(config);
+            if contender.dialect == Dialect::Firecracker {
+                // Its log goes to standard output, before the guest's first byte.
+                command.args(["--level", "Error"]);
+            }
         }
         Dialect::CloudHypervisor => {
             command
