@@ -1,0 +1,319 @@
+//! The kill points off an operation's ordinary path, each brought about in its own way.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use berth_rpc::Address;
+use berth_rpc::clock::{SystemClock, SystemRng};
+use berth_rpc_types::{Envelope, HostId, MessageId, OperationId, VmmId};
+use serde_json::json;
+
+use crate::rig::{Ended, Op, PATIENCE, Rig};
+use crate::sweep::{Before, Table, order};
+
+/// The points that [`all`] hits; the sweep over operations need not try them.
+pub const POINTS: &[&str] = &[
+    "agent.journal.compacted",
+    "agent.journal.renamed",
+    "agent.lost.removed",
+    "agent.refusal.published",
+    "agent.undo.journalled",
+    "agent.undo.step",
+    "controller.dead_letter.folded",
+    "controller.join.committed",
+    "controller.outbox.unroutable",
+];
+
+/// Each of them once.
+pub fn all(rig: &mut Rig, table: &mut Table) {
+    for point in ["agent.undo.journalled", "agent.undo.step"] {
+        a_build_is_being_undone(rig, table, point);
+    }
+    a_command_of_another_epoch_is_refused(rig, table);
+    a_message_is_no_command(rig, table);
+    for point in ["agent.journal.compacted", "agent.journal.renamed"] {
+        the_journal_is_compacted(rig, table, point);
+    }
+    a_host_joins(rig, table);
+    a_guest_was_given_away(rig, table);
+    a_host_has_no_queue(rig, table);
+}
+
+/// Waits until the process that was ordered to die has done so, and runs again.
+fn died(rig: &mut Rig, file: &Path, deaths: usize, point: &str) -> Instant {
+    let end = Instant::now() + PATIENCE;
+    while file.exists() || rig.deaths == deaths {
+        assert!(
+            Instant::now() < end,
+            "{point} was not reached\n{}",
+            rig.logs()
+        );
+        sleep(Duration::from_millis(10));
+        rig.tend();
+    }
+    assert_eq!(rig.deaths, deaths + 1, "{point}");
+    Instant::now()
+}
+
+fn finish(
+    rig: &mut Rig,
+    table: &mut Table,
+    point: &str,
+    during: &str,
+    outcome: &str,
+    from: Instant,
+) {
+    table.add(point, during, outcome, from.elapsed());
+    rig.bystanders_never_noticed();
+    rig.audit();
+}
+
+/// The host cannot make the disks, so what was made is taken back; the agent dies at that. The
+/// build is then tried again, and works.
+fn a_build_is_being_undone(rig: &mut Rig, table: &mut Table, point: &str) {
+    let (file, deaths) = (rig.order_file(Some(0)), rig.deaths);
+    let order_to_fail = rig
+        .cloud
+        .dir()
+        .join("simulated-0/simulated/fail-make_disks");
+    fs::write(&order_to_fail, "no space is left for the disks").unwrap();
+    order(&file, point);
+    let mut server = rig.named("undone", 0);
+    let before = Before::look(rig, Op::Create, &server);
+    rig.ask(Op::Create, &mut server);
+    let begun = died(rig, &file, deaths, point);
+    assert!(!order_to_fail.exists(), "{point}: the step did not fail");
+    assert_eq!(rig.settled(Op::Create, &server), Ended::Reached, "{point}");
+    before.happened_once(rig, Op::Create, &server, point);
+    let made = format!(
+        "SELECT COUNT(*) FROM vmms WHERE instance_id = '{}'",
+        server.id
+    );
+    assert_eq!(rig.sql(&made), "2", "{point}: one VMM undone, one made");
+    finish(rig, table, point, "a failed build", "tried again", begun);
+    rig.carry_out(Op::Delete, &mut server);
+}
+
+fn publish(rig: &Rig, host: &HostId, message_id: &MessageId, payload: Vec<u8>) {
+    let url = rig.cloud.rabbit.url();
+    rig.rest.runtime.block_on(async {
+        let clock = Arc::new(SystemClock::default());
+        let transport = berth_rpc::connect(&[url], "a stranger", clock, Arc::new(SystemRng));
+        let transport = transport.unwrap();
+        let id = message_id.to_string();
+        let sent = transport.publish(Address::Agent(*host), &id, payload.into());
+        sent.await.unwrap();
+        transport.close().await;
+    });
+}
+
+fn host_id(rig: &Rig, agent: usize) -> HostId {
+    let name = &rig.cloud.agents[agent].name;
+    let id = rig.sql(&format!("SELECT id FROM hosts WHERE hostname = '{name}'"));
+    id.parse().unwrap()
+}
+
+/// A command from before a fence: refused, with an answer that the controllers fold away.
+fn a_command_of_another_epoch_is_refused(rig: &mut Rig, table: &mut Table) {
+    let point = "agent.refusal.published";
+    let (file, deaths) = (rig.order_file(Some(0)), rig.deaths);
+    let host = host_id(rig, 0);
+    let message_id = MessageId::from_u128(0x0e90_c401);
+    let envelope = Envelope {
+        message_id,
+        operation_id: OperationId::from_u128(2),
+        step: "build".into(),
+        attempt: 1,
+        host_id: host,
+        vmm_id: VmmId::from_u128(0x0e90_c402),
+        sequence: 1,
+        host_epoch: 0,
+        begin_by: None,
+        silence_limit: 60,
+        method: "vmm.delete".into(),
+        version: 1,
+        request_id: "req-of-another-epoch".into(),
+        traceparent: None,
+        body: json!({}),
+    };
+    order(&file, point);
+    publish(
+        rig,
+        &host,
+        &message_id,
+        serde_json::to_vec(&envelope).unwrap(),
+    );
+    let begun = died(rig, &file, deaths, point);
+    // It was not acknowledged, so it comes again, and is refused again.
+    wait_for_empty_queue(rig, host);
+    finish(rig, table, point, "a stale command", "refused", begun);
+}
+
+/// Until the host's agent has acknowledged or rejected everything.
+fn wait_for_empty_queue(rig: &mut Rig, host: HostId) {
+    let queue = Address::Agent(host).to_string();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let rows = rig
+            .cloud
+            .rabbit
+            .ctl(&["list_queues", "name", "messages"])
+            .unwrap();
+        let row = rows
+            .lines()
+            .find(|row| row.starts_with(&queue))
+            .unwrap_or_default();
+        if row.split_whitespace().last() == Some("0") {
+            return;
+        }
+        assert!(Instant::now() < end, "{queue} is not emptied: {rows}");
+        rig.tend();
+    }
+}
+
+/// Bytes that are no command go to the dead letters, and a controller consumes those.
+fn a_message_is_no_command(rig: &mut Rig, table: &mut Table) {
+    let point = "controller.dead_letter.folded";
+    let (file, deaths) = (rig.order_file(None), rig.deaths);
+    let host = host_id(rig, 0);
+    order(&file, point);
+    publish(
+        rig,
+        &host,
+        &MessageId::from_u128(0xdead),
+        b"no command".to_vec(),
+    );
+    let begun = died(rig, &file, deaths, point);
+    wait_for_empty_queue(rig, host);
+    finish(rig, table, point, "a malformed message", "consumed", begun);
+}
+
+/// A journal of some age: its last line said again until it is worth compacting.
+fn the_journal_is_compacted(rig: &mut Rig, table: &mut Table, point: &str) {
+    let file = rig.order_file(Some(0));
+    let journal = rig.cloud.dir().join("simulated-0/journal");
+    rig.cloud.agents[0].kill9().unwrap();
+    let bytes = fs::read(&journal).unwrap();
+    let last = bytes
+        .trim_ascii_end()
+        .rsplit(|b| *b == b'\n')
+        .next()
+        .unwrap();
+    let mut grown = fs::OpenOptions::new().append(true).open(&journal).unwrap();
+    let times = (17 << 20) / last.len();
+    let line = [last, b"\n"].concat().repeat(times);
+    grown.write_all(&line).unwrap();
+    drop(grown);
+    rig.tend();
+    let deaths = rig.deaths;
+    let mut server = rig.named("journalled", 0);
+    order(&file, point);
+    let begun = Instant::now();
+    rig.carry_out(Op::Create, &mut server);
+    died(rig, &file, deaths, point);
+    rig.carry_out(Op::Delete, &mut server);
+    let small = fs::metadata(&journal).unwrap().len();
+    assert!(small < 4 << 20, "the journal still has {small} bytes");
+    finish(rig, table, point, "create", "finished", begun);
+}
+
+/// The answer to a join is lost with its controller: the host joins again.
+fn a_host_joins(rig: &mut Rig, table: &mut Table) {
+    let point = "controller.join.committed";
+    let file = rig.order_file(None);
+    rig.cloud.agents[1].kill9().unwrap();
+    fs::remove_file(rig.cloud.dir().join("simulated-1/join.json")).unwrap();
+    order(&file, point);
+    rig.tend();
+    let deaths = rig.deaths;
+    let begun = died(rig, &file, deaths, point);
+    let mut server = rig.named("joined", 1);
+    rig.carry_out(Op::Create, &mut server);
+    rig.carry_out(Op::Delete, &mut server);
+    finish(rig, table, point, "join", "finished", begun);
+}
+
+/// What a fence will do: the database gives a VMM away, and its host removes it.
+fn a_guest_was_given_away(rig: &mut Rig, table: &mut Table) {
+    let point = "agent.lost.removed";
+    let (file, deaths) = (rig.order_file(Some(0)), rig.deaths);
+    let mut server = rig.named("given-away", 0);
+    rig.carry_out(Op::Create, &mut server);
+    order(&file, point);
+    rig.sql(&format!(
+        "UPDATE vmms SET lost_at = 1 WHERE instance_id = '{}'",
+        server.id
+    ));
+    let begun = died(rig, &file, deaths, point);
+    let end = Instant::now() + PATIENCE;
+    while rig.guest(&server).is_some() {
+        assert!(Instant::now() < end, "{point}: the guest is still there");
+        sleep(Duration::from_millis(20));
+    }
+    rig.carry_out(Op::Delete, &mut server);
+    finish(
+        rig,
+        table,
+        point,
+        "removal of a lost guest",
+        "removed",
+        begun,
+    );
+}
+
+/// A host is dead and its queue gone: the command never left, and the stop says so.
+fn a_host_has_no_queue(rig: &mut Rig, table: &mut Table) {
+    let point = "controller.outbox.unroutable";
+    let mut server = rig.named("unreachable", 1);
+    rig.carry_out(Op::Create, &mut server);
+    let host = host_id(rig, 1);
+    rig.cloud.agents[1].kill9().unwrap();
+    let queue = Address::Agent(host).to_string();
+    rig.cloud.rabbit.ctl(&["delete_queue", &queue]).unwrap();
+    rig.away = Some(1);
+    // A controller that has declared the queue would make it again; these have not.
+    for controller in &mut rig.cloud.controllers {
+        controller.kill9().unwrap();
+    }
+    rig.tend();
+    // Until it counts as down.
+    let end = Instant::now() + PATIENCE;
+    let down = format!(
+        "SELECT 1 FROM hosts WHERE id = '{host}' AND last_seen_at < \
+         CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT) - 15500"
+    );
+    while rig.sql(&down) != "1" {
+        assert!(Instant::now() < end, "{point}: the host is not down");
+        sleep(Duration::from_millis(200));
+    }
+    let file = rig.order_file(None);
+    order(&file, point);
+    let (method, path, body) = rig.request(Op::Stop, &server);
+    let accepted = rig.rest.once(&method, &path, &body).unwrap();
+    assert_eq!(accepted.status, 202, "{}", accepted.body);
+    let deaths = rig.deaths;
+    let begun = died(rig, &file, deaths, point);
+    while rig.operations(Op::Stop, &server) != ["failed"] {
+        assert!(
+            Instant::now() < end,
+            "{point}: the stop does not end\n{}",
+            rig.logs()
+        );
+        sleep(Duration::from_millis(50));
+    }
+    let said = rig.sql(&format!(
+        "SELECT error FROM operations WHERE instance_id = '{}' AND kind = 'stop'",
+        server.id
+    ));
+    assert!(said.contains("start berth-agent there"), "{point}: {said}");
+    table.add(point, "stop on a dead host", "clear error", begun.elapsed());
+    // The agent comes back, and the host's queue with it.
+    rig.away = None;
+    rig.tend();
+    rig.carry_out(Op::Delete, &mut server);
+    finish(rig, table, point, "delete after it", "finished", begun);
+}
