@@ -1,4 +1,5 @@
-//! Tempest, unchanged, against a controller with simulated hosts: each listed test by name.
+//! Tempest, unchanged, against two controllers on PostgreSQL with simulated hosts: each listed test
+//! by name.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,8 +25,8 @@ fn every_listed_tempest_test_passes_and_none_is_skipped() {
     .unwrap();
     let net = TestNet::new().unwrap();
     let plan = Plan {
-        controllers: 1,
-        postgres: false,
+        controllers: 2,
+        postgres: true,
         emulated_hosts: 0,
         simulated_hosts: 2,
     };
