@@ -73,6 +73,8 @@ pub async fn take_any(
     holder: &str,
 ) -> Result<IpAddr, ApiError> {
     // A free address is a pool's first, or follows a taken one: the lowest such is the lowest free.
+    // ON CONFLICT, because in PostgreSQL one with a row that came after the snapshot is then a
+    // serialisation failure, which runs the transaction again, and no violated key.
     let sql = "INSERT INTO address_allocations (subnet_id, position, holder) \
         SELECT CAST($1 AS TEXT), MIN(c.position), CAST($2 AS TEXT) FROM ( \
             SELECT p.first_position AS position FROM subnet_pools p WHERE p.subnet_id = $1 \
@@ -83,7 +85,8 @@ pub async fn take_any(
             WHERE a.subnet_id = $1 \
         ) c WHERE NOT EXISTS (SELECT 1 FROM address_allocations x \
             WHERE x.subnet_id = $1 AND x.position = c.position) \
-        HAVING MIN(c.position) IS NOT NULL RETURNING position";
+        HAVING MIN(c.position) IS NOT NULL \
+        ON CONFLICT DO NOTHING RETURNING position";
     let row = tx.query_opt(sql, params![subnet_id, holder]).await?;
     let Some(row) = row else {
         return Err(conflict(
