@@ -233,21 +233,90 @@ pub async fn transition(
     Ok(tx.execute(sql, params![to, now, id, from]).await? == 1)
 }
 
-/// Ends an upload; `false` if the image is no longer being saved.
+/// How often an upload says that it goes on.
+pub const SIGN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Gives a queued image to one upload; `false` if it is not queued.
+///
+/// # Errors
+/// The store's.
+pub async fn begin_upload(
+    tx: &mut Tx,
+    id: &str,
+    upload: &str,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE images SET status = 'saving', upload = $1, updated_at = $2 \
+               WHERE id = $3 AND status = 'queued'";
+    Ok(tx.execute(sql, params![upload, now, id]).await? == 1)
+}
+
+/// The upload's sign of life; `false` if the image is no longer its own.
+///
+/// # Errors
+/// The store's.
+pub async fn upload_goes_on(
+    tx: &mut Tx,
+    id: &str,
+    upload: &str,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE images SET updated_at = $1 \
+               WHERE id = $2 AND status = 'saving' AND upload = $3";
+    Ok(tx.execute(sql, params![now, id, upload]).await? == 1)
+}
+
+/// Ends an upload that failed: its image waits for data again.
+///
+/// # Errors
+/// The store's.
+pub async fn upload_failed(
+    tx: &mut Tx,
+    id: &str,
+    upload: &str,
+    now: i64,
+) -> Result<(), StoreError> {
+    let sql = "UPDATE images SET status = 'queued', upload = NULL, updated_at = $1 \
+               WHERE id = $2 AND status = 'saving' AND upload = $3";
+    tx.execute(sql, params![now, id, upload]).await?;
+    Ok(())
+}
+
+/// Ends uploads that gave no sign since `before`; tells how many.
+///
+/// # Errors
+/// The store's.
+pub async fn end_silent_uploads(tx: &mut Tx, before: i64, now: i64) -> Result<u64, StoreError> {
+    let sql = "UPDATE images SET status = 'queued', upload = NULL, updated_at = $1 \
+               WHERE status = 'saving' AND updated_at < $2";
+    tx.execute(sql, params![now, before]).await
+}
+
+/// The ids of all images.
+///
+/// # Errors
+/// The store's.
+pub async fn ids(tx: &mut Tx) -> Result<Vec<uuid::Uuid>, StoreError> {
+    let rows = tx.query("SELECT id FROM images", params![]).await?;
+    rows.iter().map(|row| row.parse("id")).collect()
+}
+
+/// Ends an upload well; `false` if the image is no longer its own.
 ///
 /// # Errors
 /// The store's.
 pub async fn saved(
     tx: &mut Tx,
     id: &str,
+    upload: &str,
     written: &super::files::Written,
     now: i64,
 ) -> Result<bool, StoreError> {
     let changed = tx
         .execute(
             "UPDATE images SET status = 'active', size = $1, md5 = $2, sha512 = $3, \
-             updated_at = $4 WHERE id = $5 AND status = 'saving'",
-            params![written.size, &written.md5, &written.sha512, now, id],
+             upload = NULL, updated_at = $4 WHERE id = $5 AND status = 'saving' AND upload = $6",
+            params![written.size, &written.md5, &written.sha512, now, id, upload],
         )
         .await?;
     Ok(changed == 1)

@@ -1,4 +1,5 @@
-//! What nobody asks for any more: answered commands of closed operations, and dead tokens.
+//! What nobody asks for any more: answered commands of closed operations, dead join tokens, and
+//! the rights to images of operations that are over.
 //!
 //! An answer that comes again after its command was pruned folds away as unknown.
 
@@ -28,8 +29,55 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
                         params![before],
                     )
                     .await?;
-                Ok::<_, StoreError>(commands + tokens)
+                // Dead already: a right holds while its operation runs.
+                let rights = tx
+                    .execute(
+                        "DELETE FROM image_tokens WHERE NOT EXISTS (SELECT 1 FROM operations o \
+                         WHERE o.id = image_tokens.operation_id AND o.state = 'running')",
+                        params![],
+                    )
+                    .await?;
+                Ok::<_, StoreError>(commands + tokens + rights)
             })
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::api::testing::app;
+
+    #[tokio::test]
+    async fn a_right_to_an_image_lasts_as_long_as_its_operation_runs() {
+        let app = app().await;
+        let left = app.store.tx::<_, StoreError, _>(|tx| {
+            Box::pin(async move {
+                for state in ["running", "done", "failed"] {
+                    tx.execute(
+                        "INSERT INTO operations (id, kind, version, project_id, user_id, \
+                         request_id, step, attempt, state, params, created_at, updated_at) \
+                         VALUES ($1, 'create', 1, 'p', 'u', 'r', 's', 1, $1, '{}', 1, 1)",
+                        params![state],
+                    )
+                    .await?;
+                    tx.execute(
+                        "INSERT INTO image_tokens VALUES ($1, 'image', $1, 1)",
+                        params![state],
+                    )
+                    .await?;
+                }
+                Ok(())
+            })
+        });
+        left.await.unwrap();
+        assert_eq!(reconcile(&app).await.unwrap(), 2);
+        let left = app.store.tx::<_, StoreError, _>(|tx| {
+            Box::pin(tx.query("SELECT operation_id FROM image_tokens", params![]))
+        });
+        let left = left.await.unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].text("operation_id").unwrap(), "running");
+    }
 }

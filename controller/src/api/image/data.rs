@@ -8,6 +8,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use futures::StreamExt as _;
 use uuid::Uuid;
 
 /// Properties by which a client says what it is about to send, and which hash that is. The
@@ -36,18 +37,21 @@ pub async fn upload(
             "Image data is sent with Content-Type application/octet-stream.",
         ));
     }
-    let promised = begin(&app, &context, id).await?;
-    let unique = uuid::Builder::from_random_bytes(app.rng.bits().to_be_bytes()).into_uuid();
+    let upload = uuid::Builder::from_random_bytes(app.rng.bits().to_be_bytes()).into_uuid();
+    let promised = begin(&app, &context, id, upload).await?;
     let limit = app.settings.max_image_bytes;
     // In a task of its own: a caller who hangs up must not leave the image "saving" for ever.
     let task = tokio::spawn(async move {
-        let received = files::receive(&app.image_dir, unique, limit, body.into_data_stream()).await;
+        // An image that was deleted takes no more data; `finish` tells the caller so.
+        let taken_away = Box::pin(until_taken_away(&app, id, upload));
+        let data = body.into_data_stream().take_until(taken_away);
+        let received = files::receive(&app.image_dir, upload, limit, data).await;
         let result = match received {
-            Ok(part) => finish(&app, id, part, &promised).await,
+            Ok(part) => finish(&app, id, upload, part, &promised).await,
             Err(error) => Err(upload_error(&error)),
         };
         if result.is_err() {
-            back_to_queued(&app, id).await;
+            back_to_queued(&app, id, upload).await;
         }
         result
     });
@@ -66,6 +70,7 @@ async fn begin(
     app: &AppState,
     context: &RequestContext,
     id: Uuid,
+    upload: Uuid,
 ) -> Result<Vec<(&'static str, String)>, ApiError> {
     let now = app.clock.now_millis();
     app.store
@@ -81,7 +86,7 @@ async fn begin(
                          data.",
                     ));
                 }
-                if !records::transition(tx, &text, "queued", "saving", now).await? {
+                if !records::begin_upload(tx, &text, &upload.to_string(), now).await? {
                     return Err(refuse(
                         StatusCode::CONFLICT,
                         format!(
@@ -104,12 +109,50 @@ async fn begin(
         .await
 }
 
+/// Says from time to time that the upload goes on; ends when the image is no longer its own.
+async fn until_taken_away(app: &AppState, id: Uuid, upload: Uuid) {
+    loop {
+        app.clock.sleep(records::SIGN_INTERVAL).await;
+        match is_ours(app, id, upload).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(image = %id, %error, "an upload's sign of life was not stored");
+            }
+        }
+    }
+}
+
+async fn is_ours(app: &AppState, id: Uuid, upload: Uuid) -> Result<bool, ApiError> {
+    let now = app.clock.now_millis();
+    app.store
+        .tx(|tx| {
+            Box::pin(async move {
+                let (id, upload) = (id.to_string(), upload.to_string());
+                Ok(records::upload_goes_on(tx, &id, &upload, now).await?)
+            })
+        })
+        .await
+}
+
+fn taken_away(id: Uuid) -> ApiError {
+    refuse(
+        StatusCode::GONE,
+        format!("Image {id} was deleted, or given up, while its data was being uploaded."),
+    )
+}
+
 async fn finish(
     app: &AppState,
     id: Uuid,
+    upload: Uuid,
     part: files::PartFile,
     promised: &[(&'static str, String)],
 ) -> Result<(), ApiError> {
+    // Before the file gets the image's name: that may have another upload's data by now.
+    if !is_ours(app, id, upload).await? {
+        return Err(taken_away(id));
+    }
     for (name, expected) in promised {
         let found = hash_of(&part.written, name);
         if found != expected {
@@ -127,7 +170,8 @@ async fn finish(
         .tx(|tx| {
             let written = written.clone();
             Box::pin(async move {
-                Ok::<_, ApiError>(records::saved(tx, &id.to_string(), &written, now).await?)
+                let (id, upload) = (id.to_string(), upload.to_string());
+                Ok::<_, ApiError>(records::saved(tx, &id, &upload, &written, now).await?)
             })
         })
         .await?;
@@ -135,10 +179,7 @@ async fn finish(
         return Ok(());
     }
     drop(files::remove(&app.image_dir, id).await);
-    Err(refuse(
-        StatusCode::GONE,
-        format!("Image {id} was deleted while its data was being uploaded."),
-    ))
+    Err(taken_away(id))
 }
 
 fn hash_of<'w>(written: &'w Written, promise: &str) -> &'w str {
@@ -170,19 +211,19 @@ fn upload_error(error: &UploadError) -> ApiError {
     }
 }
 
-async fn back_to_queued(app: &AppState, id: Uuid) {
+async fn back_to_queued(app: &AppState, id: Uuid, upload: Uuid) {
     let now = app.clock.now_millis();
     let done = app
         .store
         .tx(|tx| {
             Box::pin(async move {
-                let id = id.to_string();
-                Ok::<_, ApiError>(records::transition(tx, &id, "saving", "queued", now).await?)
+                let (id, upload) = (id.to_string(), upload.to_string());
+                Ok::<_, ApiError>(records::upload_failed(tx, &id, &upload, now).await?)
             })
         })
         .await;
     if let Err(error) = done {
-        tracing::error!(image = %id, %error, "a failed upload's image stays in saving; delete it");
+        tracing::error!(image = %id, %error, "a failed upload's image stays in saving until it is found silent");
     }
 }
 

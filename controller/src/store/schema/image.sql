@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS images (
     size BIGINT,
     md5 TEXT,
     sha512 TEXT,
+    upload TEXT,                             -- whose data is being saved: one upload's random id
     tags TEXT NOT NULL,                      -- JSON list
     properties TEXT NOT NULL,                -- JSON object of strings
     created_at BIGINT NOT NULL,
