@@ -17,6 +17,7 @@ mod image;
 pub mod layers;
 pub mod listing;
 mod network;
+mod placement;
 pub mod query;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -36,6 +37,7 @@ pub fn router(app: AppState) -> Router {
         .nest("/image", image::router())
         .nest("/network", network::router())
         .nest("/compute", compute::router())
+        .nest("/placement", placement::router())
         .layer(middleware::from_fn_with_state(
             app.clone(),
             layers::authenticate,
