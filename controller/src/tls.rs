@@ -69,10 +69,14 @@ pub fn self_made(dir: &Path, names: &[String]) -> Result<Arc<rustls::ServerConfi
     let name = names.first().map_or("berth-controller", String::as_str);
     params.distinguished_name.push(DnType::CommonName, name);
     params.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate()?;
-    let cert = params.signed_by(&key, &issuer)?;
     let (cert_path, key_path) = (dir.join("controller.pem"), dir.join("controller.key"));
-    write(&key_path, &key.serialize_pem())?;
+    // The key stays: a controller beside this one that reads both files while this one starts
+    // finds a pair.
+    let (key, known) = known_or_new(&key_path)?;
+    if !known {
+        write(&key_path, &key.serialize_pem())?;
+    }
+    let cert = params.signed_by(&key, &issuer)?;
     write(&cert_path, &format!("{}{}", cert.pem(), issuer.pem()))?;
     from_files(&cert_path, &key_path)
 }
@@ -81,12 +85,7 @@ pub fn self_made(dir: &Path, names: &[String]) -> Result<Arc<rustls::ServerConfi
 fn authority(dir: &Path) -> Result<CertifiedIssuer<'static, KeyPair>, TlsError> {
     std::fs::create_dir_all(dir).map_err(|source| file(dir, source))?;
     let (cert_path, key_path) = (dir.join("ca.pem"), dir.join("ca.key"));
-    let known = std::fs::read_to_string(&key_path);
-    let key = match &known {
-        Ok(pem) => KeyPair::from_pem(pem)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => KeyPair::generate()?,
-        Err(_) => return Err(TlsError::Empty(key_path, "readable key")),
-    };
+    let (key, known) = known_or_new(&key_path)?;
     let mut params = CertificateParams::new(Vec::new())?;
     params
         .distinguished_name
@@ -94,11 +93,23 @@ fn authority(dir: &Path) -> Result<CertifiedIssuer<'static, KeyPair>, TlsError> 
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let issuer = CertifiedIssuer::self_signed(params, key)?;
-    if known.is_err() {
-        write(&key_path, &issuer.key().serialize_pem())?;
+    if !known {
+        // The key last: killed before it, the next start makes both anew.
         write(&cert_path, &issuer.pem())?;
+        write(&key_path, &issuer.key().serialize_pem())?;
     }
     Ok(issuer)
+}
+
+/// The key in a file, and whether it was there.
+fn known_or_new(path: &Path) -> Result<(KeyPair, bool), TlsError> {
+    match std::fs::read_to_string(path) {
+        Ok(pem) => Ok((KeyPair::from_pem(&pem)?, true)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok((KeyPair::generate()?, false))
+        }
+        Err(source) => Err(file(path, source)),
+    }
 }
 
 fn open(path: &Path) -> Result<BufReader<File>, TlsError> {
@@ -107,14 +118,17 @@ fn open(path: &Path) -> Result<BufReader<File>, TlsError> {
         .map_err(|source| file(path, source))
 }
 
+/// All of it or none of it: whoever reads, and whenever we are killed.
 fn write(path: &Path, text: &str) -> Result<(), TlsError> {
+    let new = path.with_extension("new");
     let written = OpenOptions::new()
         .create(true)
         .write(true)
         .truncate(true)
         .mode(0o600)
-        .open(path)
-        .and_then(|mut f| f.write_all(text.as_bytes()));
+        .open(&new)
+        .and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()))
+        .and_then(|()| std::fs::rename(&new, path));
     written.map_err(|source| file(path, source))
 }
 
@@ -135,7 +149,9 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("berth-tls-{}", uuid::Uuid::new_v4()));
         self_made(&dir, &["localhost".into(), "127.0.0.1".into()]).unwrap();
         let ca = std::fs::read(dir.join("ca.pem")).unwrap();
+        let key = std::fs::read(dir.join("controller.key")).unwrap();
         self_made(&dir, &["other".into()]).unwrap();
+        assert_eq!(std::fs::read(dir.join("controller.key")).unwrap(), key);
         assert_eq!(std::fs::read(dir.join("ca.pem")).unwrap(), ca);
         std::fs::write(dir.join("controller.pem"), "nothing").unwrap();
         let error = from_files(&dir.join("controller.pem"), &dir.join("controller.key"));
