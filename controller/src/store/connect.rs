@@ -1,6 +1,8 @@
 //! Opening the database, making its tables, and running transactions.
 
 use super::{StoreError, Tx, TxFuture, tx::Inner};
+use crate::params;
+use sha2::{Digest as _, Sha256};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +106,11 @@ impl Store {
     }
 
     async fn create_tables(&self) -> Result<(), StoreError> {
+        // Even `IF NOT EXISTS` locks a table against its writers: not where all of it is there.
+        let digest = hex::encode(Sha256::digest(SCHEMA.concat()));
+        if self.schema().await.is_some_and(|made| made == digest) {
+            return Ok(());
+        }
         for file in SCHEMA {
             let text = match self.pool {
                 Pool::Sqlite { .. } => (*file).to_owned(),
@@ -127,7 +134,29 @@ impl Store {
             })
             .await?;
         }
-        Ok(())
+        self.tx(|tx| {
+            let digest = digest.clone();
+            Box::pin(async move {
+                tx.execute(
+                    "INSERT INTO meta (name, value) VALUES ('schema', $1) \
+                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    params![digest],
+                )
+                .await?;
+                Ok::<_, StoreError>(())
+            })
+        })
+        .await
+    }
+
+    /// Digest of the tables' definitions as last made; `None` in a new database.
+    async fn schema(&self) -> Option<String> {
+        let row = self.tx::<_, StoreError, _>(|tx| {
+            let sql = "SELECT value FROM meta WHERE name = 'schema'";
+            Box::pin(tx.query_opt(sql, &[]))
+        });
+        // A database without the table answers with an error; one that is away will say so again.
+        row.await.ok()??.text("value").ok()
     }
 
     /// Runs `body` in a transaction: commits if it returns `Ok`, else rolls back. It is run
