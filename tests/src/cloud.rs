@@ -362,6 +362,6 @@ impl Service {
     /// The last lines of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        process::tail(&self.log, 4000)
+        process::tail(&self.log, 8000)
     }
 }

@@ -15,6 +15,7 @@ mod rest;
 mod rig;
 mod strikes;
 mod sweep;
+mod trace;
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
@@ -35,32 +36,44 @@ fn points(folder: &str) -> BTreeSet<String> {
     names.into_iter().collect()
 }
 
+/// The agent's points and the controller's. Those of the KVM driver need guests.
+fn ours() -> (BTreeSet<String>, BTreeSet<String>) {
+    let of_agent = &points("agent/src") - &points("agent/src/kvm");
+    (of_agent, points("controller/src"))
+}
+
+/// Each point on a server's life, at its `pass`th time, during each operation.
+fn sweep_once(rig: &mut Rig, table: &mut Table, pass: u32) {
+    let (of_agent, of_controller) = ours();
+    let all = of_agent.iter().map(|point| (true, point));
+    let all = all.chain(of_controller.iter().map(|point| (false, point)));
+    let all = all.filter(|(_, point)| !rare::POINTS.contains(&point.as_str()));
+    for (at, (agent, point)) in all.enumerate() {
+        let mut server = rig.named(&format!("target-{pass}-{at}"), at % 2);
+        for op in Op::ALL {
+            if !kill(rig, table, point, pass, agent, op, &mut server) {
+                say(&format!(
+                    "{point} is not {pass} times on the path of {}",
+                    op.name()
+                ));
+            }
+        }
+        rig.audit();
+    }
+}
+
 #[test]
 fn a_kill_at_each_point_during_each_operation() {
     if let Some(why) = skip::missing_for_hosts() {
         skip!("{why}");
     }
     let of_kvm = points("agent/src/kvm");
-    let of_agent = &points("agent/src") - &of_kvm;
-    let of_controller = points("controller/src");
+    let (of_agent, of_controller) = ours();
     let net = TestNet::new().unwrap();
     let mut rig = Rig::start(&net);
     let mut table = Table::default();
     let begun = Instant::now();
-    let all = of_agent.iter().map(|point| (true, point));
-    let all = all.chain(of_controller.iter().map(|point| (false, point)));
-    for (at, (agent, point)) in all.enumerate() {
-        if std::env::var_os("ONLY_RARE").is_some() || rare::POINTS.contains(&point.as_str()) {
-            continue;
-        }
-        let mut server = rig.named(&format!("target-{at}"), at % 2);
-        for op in Op::ALL {
-            if !kill(&mut rig, &mut table, point, agent, op, &mut server) {
-                say(&format!("{point} is not on the path of {}", op.name()));
-            }
-        }
-        rig.audit();
-    }
+    sweep_once(&mut rig, &mut table, 1);
     rare::all(&mut rig, &mut table);
     table.close();
     say(&format!("in {:.0} s", begun.elapsed().as_secs_f64()));
@@ -75,6 +88,22 @@ fn a_kill_at_each_point_during_each_operation() {
         missed.is_empty(),
         "kill points that nothing has hit: {missed:?}"
     );
+}
+
+/// The later passes of each point, where an operation comes there more than once.
+#[test]
+#[ignore = "takes half an hour: make soak"]
+fn soak_a_kill_at_each_later_pass_of_each_point() {
+    if let Some(why) = skip::missing_for_hosts() {
+        skip!("{why}");
+    }
+    let net = TestNet::new().unwrap();
+    let mut rig = Rig::start(&net);
+    let mut table = Table::default();
+    for pass in 2..=6 {
+        sweep_once(&mut rig, &mut table, pass);
+    }
+    table.close();
 }
 
 #[test]
@@ -120,6 +149,7 @@ fn rabbitmq_and_postgresql_are_killed_with_every_operation_under_way() {
     table.close();
     assert_eq!(
         rig.deaths, 0,
-        "controllers and agents outlive broker and database"
+        "controllers and agents outlive broker and database: {}",
+        rig.last_words
     );
 }

@@ -22,6 +22,8 @@ pub struct Rest {
 
 pub struct Answer {
     pub status: u16,
+    /// `req-<uuid>`
+    pub request_id: String,
     pub body: Value,
 }
 
@@ -111,9 +113,16 @@ impl Rest {
         self.runtime.block_on(async {
             let response = call.send().await?;
             let status = response.status().as_u16();
+            let request_id = response.headers().get("x-openstack-request-id");
+            let request_id = request_id.and_then(|id| id.to_str().ok());
+            let request_id = request_id.unwrap_or_default().to_owned();
             let bytes = response.bytes().await?;
             let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-            Ok(Answer { status, body })
+            Ok(Answer {
+                status,
+                request_id,
+                body,
+            })
         })
     }
 }

@@ -92,6 +92,8 @@ pub struct Rig {
     /// When a process was last found dead, and how many were.
     pub last_death: Option<Instant>,
     pub deaths: usize,
+    /// The log of the process that was last found dead.
+    pub last_words: String,
     /// An agent that is left dead.
     pub away: Option<usize>,
     /// More environment of the agents.
@@ -121,6 +123,7 @@ impl Rig {
             rest,
             last_death: None,
             deaths: 0,
+            last_words: String::new(),
             away: None,
             agent_env: vec![],
             image: String::new(),
@@ -216,12 +219,18 @@ impl Rig {
             if service.is_alive() {
                 continue;
             }
+            // Killed, it says nothing; ended by itself, it says why.
+            let log = service.log_tail();
+            let at = log.rfind("\nError: ").unwrap_or(log.len());
+            let why: String = log[at..].lines().take(6).collect();
+            let last_words = format!("{} {why}", service.name);
             let mut environment = vec![
                 ("BERTH_KILL_POINT_FILE", order.as_str()),
                 ("BERTH_AGENT_LOG_FORMAT", "json"),
             ];
             environment.extend(extra.iter().map(|(k, v)| (k.as_str(), v.as_str())));
             service.start(&environment).unwrap();
+            self.last_words = last_words;
             self.deaths += 1;
             self.last_death = Some(Instant::now());
         }

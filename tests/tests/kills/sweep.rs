@@ -74,11 +74,13 @@ pub fn order(file: &Path, point: &str) {
 }
 
 /// One operation, with a process ordered to die at `point`. `agent`: the server's own agent dies;
-/// else whichever controller comes there first. Whether it died.
+/// else whichever controller comes there first. `pass`: the how manieth time it comes there.
+/// Whether it died.
 pub fn kill(
     rig: &mut Rig,
     table: &mut Table,
     point: &str,
+    pass: u32,
     agent: bool,
     op: Op,
     server: &mut Server,
@@ -87,7 +89,7 @@ pub fn kill(
     let before = Before::look(rig, op, server);
     let deaths = rig.deaths;
     rig.last_death = None;
-    order(&file, point);
+    order(&file, &format!("{point}:{pass}"));
     rig.ask(op, server);
     let ended = rig.settled(op, server);
     let end = Instant::now();
@@ -113,7 +115,11 @@ pub fn kill(
         let recovery = rig
             .last_death
             .map_or(Duration::ZERO, |at| end.saturating_duration_since(at));
-        table.add(point, op.name(), "finished", recovery);
+        let during = match pass {
+            1 => op.name().to_owned(),
+            pass => format!("{}, pass {pass}", op.name()),
+        };
+        table.add(point, &during, "finished", recovery);
         rig.bystanders_never_noticed();
     }
     died
