@@ -297,6 +297,7 @@ fn a_host_has_no_queue(rig: &mut Rig, table: &mut Table) {
     assert_eq!(accepted.status, 202, "{}", accepted.body);
     let deaths = rig.deaths;
     let begun = died(rig, &file, deaths, point);
+    let end = Instant::now() + PATIENCE;
     while rig.operations(Op::Stop, &server) != ["failed"] {
         assert!(
             Instant::now() < end,
@@ -314,6 +315,10 @@ fn a_host_has_no_queue(rig: &mut Rig, table: &mut Table) {
     // The agent comes back, and the host's queue with it.
     rig.away = None;
     rig.tend();
+    while rig.sql(&down) == "1" {
+        assert!(Instant::now() < end, "{point}: the host stays down");
+        sleep(Duration::from_millis(50));
+    }
     rig.carry_out(Op::Delete, &mut server);
     finish(rig, table, point, "delete after it", "finished", begun);
 }
