@@ -137,8 +137,9 @@ fn older(request: &SyncRequest, lineage: &str, counter: u64, epoch: u64) -> Opti
 
 async fn seen(tx: &mut Tx, now: i64, request: &SyncRequest, row: &Row) -> Result<(), StoreError> {
     let capacity = serde_json::to_value(&request.capacity).unwrap_or_default();
+    let capacity = capacity.to_string();
     // Only a change of the inventory is a change of its generation.
-    let changed = row.text("capacity")? != capacity.to_string();
+    let changed = row.text("capacity")? != capacity;
     tx.execute(
         "UPDATE hosts SET last_seen_at = $1, address = $2, agent_version = $3, capacity = $4, \
          generation = generation + $5, updated_at = $1 WHERE id = $6",

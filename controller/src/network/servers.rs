@@ -68,13 +68,12 @@ pub async fn allocate(
         traceparent: None,
     };
     let after = ports::list(tx, &Which::Instance(instance_id.to_string())).await?;
-    let mut index = after.iter().map(|p| p.device_index + 1).max().unwrap_or(0);
-    for request in requested {
+    let first = after.iter().map(|p| p.device_index + 1).max().unwrap_or(0);
+    for (index, request) in (first..).zip(requested) {
         match &request.port_id {
             Some(port_id) => take_port(tx, env, instance_id, &context, port_id, index).await?,
             None => make_port(tx, env, instance_id, &context, request, index).await?,
         }
-        index += 1;
     }
     Ok(())
 }

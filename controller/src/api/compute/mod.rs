@@ -9,7 +9,7 @@
 //! - [`create`], [`servers`], [`server_view`], [`server_actions`], [`server_parts`]: servers.
 //! - [`flavors`], [`keypairs`] (with [`generate`]), [`groups`], [`quota_sets`], [`hosts`].
 //! - [`networking`], [`imaging`], [`security_groups`]: what Nova asks of its neighbours.
-//! - [`versions`]: discovery.
+//! - Discovery: [`versions`].
 
 mod common;
 mod create;
