@@ -68,9 +68,7 @@ fn debian_boots_to_init_as_fast_as_on_firecracker() {
 /// init says that it runs and stays.
 fn initrd_that_says_so(dir: &Path, guest: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
-    let script = format!(
-        "#!/bin/busybox sh\necho '{MARKER}'\nexec /bin/busybox sleep 1000\n"
-    );
+    let script = format!("#!/bin/busybox sh\necho '{MARKER}'\nexec /bin/busybox sleep 1000\n");
     let file = dir.join("berth-marker");
     fs::write(&file, script).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
