@@ -11,8 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a broker has to let us in.
-const BROKER_PATIENCE: Duration = Duration::from_secs(10);
+/// What a broker has to let us in; and then, to say why it did not.
+const BROKER_PATIENCE: Duration = Duration::from_secs(5);
+const REASON_PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Connects to a broker. Declares nothing and sends nothing.
@@ -38,7 +39,9 @@ async fn connect(url: &str) -> anyhow::Result<Duration> {
         if clock.monotonic() - begun > BROKER_PATIENCE {
             // A read of a host that cannot be: it is not sent, and tells why.
             let nobody = Address::AgentReads(HostId::from_u128(0));
-            let why = transport.read(nobody, bytes::Bytes::new(), POLL).await;
+            let why = transport
+                .read(nobody, bytes::Bytes::new(), REASON_PATIENCE)
+                .await;
             transport.close().await;
             match why {
                 Err(RpcError::Disconnected(why)) => bail!("{why}"),

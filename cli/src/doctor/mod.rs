@@ -128,3 +128,9 @@ fn machine(arguments: &Arguments) -> Vec<Finding> {
     findings.extend(arguments.broker.as_deref().map(cloud::broker));
     findings
 }
+
+/// Whether guests run here at all: the first thing that the report says.
+pub fn kvm_here() -> Finding {
+    let first = kvm::check().into_iter().next();
+    first.unwrap_or_else(|| Finding::fail("kvm", "nothing is known of it", ""))
+}

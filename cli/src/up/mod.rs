@@ -9,6 +9,7 @@
 
 mod home;
 
+use crate::doctor::Verdict;
 use anyhow::{Context as _, bail};
 use berth_agent::options::SimulatedOptions;
 use berth_agent::{AgentError, DriverKind};
@@ -18,6 +19,7 @@ use berth_rpc::clock::{Rng as _, SystemClock, SystemRng};
 use home::Home;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,6 +69,15 @@ enum Driver {
 /// Runs until it is told to stop.
 pub fn main(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     start_log();
+    if arguments.driver == Driver::Kvm {
+        let finding = crate::doctor::kvm_here();
+        let text = format!("{}; {}", finding.found, finding.remedy);
+        match finding.verdict {
+            Verdict::Ok => {}
+            Verdict::Warn => eprintln!("berth: {text}"),
+            Verdict::Fail => bail!("{text}; or try --driver simulated"),
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -80,6 +91,7 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }
