@@ -361,11 +361,12 @@ impl Journal {
                 // Whoever no longer waits does not need to know.
                 let _ = waiter.send(outcome.clone());
             }
-            if outcome.is_ok() && self.wants_compaction() {
-                if let Err(error) = self.compact() {
-                    tracing::error!(%error, "journal: not compacted");
-                    lock(&self.state).failed = Some(error);
-                }
+            if outcome.is_ok()
+                && self.wants_compaction()
+                && let Err(error) = self.compact()
+            {
+                tracing::error!(%error, "journal: not compacted");
+                lock(&self.state).failed = Some(error);
             }
         }
     }

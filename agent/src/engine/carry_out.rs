@@ -104,7 +104,7 @@ impl Engine {
             (Went::Wrong(failure), _)
                 if matches!(job.command, Command::Build(_) | Command::Start(_)) =>
             {
-                tracing::warn!(message = %failure.message, detail = %failure.detail, "failed; undoing");
+                tracing::warn!(error = %failure.message, detail = %failure.detail, "failed; undoing");
                 let undoing = Phase::Undoing(failure.clone());
                 self.change(&entry, |entry| entry.phase = undoing).await?;
                 kill_point!("agent.undo.journalled");
@@ -279,7 +279,7 @@ impl Engine {
             .await
             .ok()
             .map(state_of);
-        tracing::warn!(message = %failure.message, detail = %failure.detail, undone, "failed");
+        tracing::warn!(error = %failure.message, detail = %failure.detail, undone, "failed");
         self.conclude_with(entry, move |record| {
             if let Some((state, error)) = seen {
                 record.see(state, error);

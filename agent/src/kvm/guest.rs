@@ -11,7 +11,7 @@ use berth_vmm_api::{
     ActionType, BootSource, CacheType, Client, ClientError, Drive, MachineConfig, NetworkInterface,
     Serial,
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The command line where the spec has none.
 const CMDLINE: &str = "root=/dev/vda rw console=ttyS0";
@@ -93,7 +93,7 @@ pub(super) fn describe(
         },
         interfaces: interfaces.collect::<Result<_, DriverError>>()?,
         serial: Serial {
-            serial_out_path: Some(PathBuf::from(folder.console())),
+            serial_out_path: Some(folder.console()),
             rate_limiter: None,
             keep_bytes: Some(console_bytes),
         },

@@ -202,7 +202,7 @@ impl Networks {
         let tap = name.to_owned();
         blocking(move || tap::make(&tap)).await?;
         let bridge = self.links.index(&bridge_name(port.network_id)).await?;
-        let bridge = bridge.ok_or_else(|| NetworkError::NoBridge(port.network_id))?;
+        let bridge = bridge.ok_or(NetworkError::NoBridge(port.network_id))?;
         self.links.attach(name, bridge, port.mtu).await?;
         Ok(())
     }
