@@ -105,7 +105,10 @@ async fn result(app: &AppState, delivery: &Delivery) {
         match folded {
             Ok(advanced) => {
                 tracing::info!(outcome = name(&result.outcome), ?advanced, "result");
-                if let Outcome::Failed { message, detail, .. } = &result.outcome {
+                if let Outcome::Failed {
+                    message, detail, ..
+                } = &result.outcome
+                {
                     tracing::warn!(error = message, detail, "the host could not");
                 }
                 app.wake.notify_one();
