@@ -401,7 +401,7 @@ impl Rig {
         ));
         let mut found: Vec<Value> = rows
             .lines()
-            .flat_map(|vmm| (0..2).filter_map(move |host| Some((host, vmm))))
+            .flat_map(|vmm| (0..2).map(move |host| (host, vmm)))
             .filter_map(|(host, vmm)| self.guests(host).remove(vmm))
             .collect();
         assert!(found.len() < 2, "{server:?} has two guests: {found:#?}");
