@@ -115,6 +115,10 @@ async fn a_stranger_is_left_alone_reported_and_only_deleted_by_order() {
 async fn an_older_controller_database_is_refused_until_the_operator_says_so() {
     let mut rig = Rig::new().await;
     rig.order(vmm(1), 1, &build()).await;
+    // The agent has seen a high counter; each report adds one, which must not make up for it.
+    rig.controller.0.lock().unwrap().counter = 1000;
+    rig.until(|| (rig.controller.0.lock().unwrap().counter > 1001).then_some(()))
+        .await;
     rig.controller.0.lock().unwrap().counter = 0;
     let handle = rig.agent.as_ref().unwrap().handle.clone();
     rig.until(|| (!handle.not_consuming_because().is_empty()).then_some(()))
@@ -131,7 +135,7 @@ async fn an_older_controller_database_is_refused_until_the_operator_says_so() {
         "what it says is lost is not removed"
     );
     rig.controller.0.lock().unwrap().lost.clear();
-    rig.controller.0.lock().unwrap().counter = 100;
+    rig.controller.0.lock().unwrap().counter = 5000;
     rig.ready().await;
 }
 

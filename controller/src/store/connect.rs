@@ -4,6 +4,7 @@ use super::{StoreError, Tx, TxFuture, tx::Inner};
 use crate::params;
 use sha2::{Digest as _, Sha256};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +91,12 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10));
+        // Changing a new file to WAL is refused at once while another connection looks at it:
+        // one alone does it before the pool's are opened, which then find it done.
+        let first = match memory {
+            true => None,
+            false => Some(options.connect().await.map_err(StoreError::Database)?),
+        };
         let pool = SqlitePoolOptions::new()
             .max_connections(if memory { 1 } else { 8 })
             .min_connections(1)
@@ -98,6 +105,9 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(StoreError::Database)?;
+        if let Some(first) = first {
+            first.close().await.map_err(StoreError::Database)?;
+        }
         Ok(Pool::Sqlite {
             pool,
             writer: Arc::default(),
