@@ -7,7 +7,7 @@
 //! 2 MiB pages. Shared and file backings (vhost-user, clones, post-copy) get their place in
 //! [`Backing`]; a conflict will be refused there.
 
-#![expect(unsafe_code, reason = "madvise on guest memory")]
+#![expect(unsafe_code, reason = "mmap and madvise of guest memory")]
 
 use berth_vmm_api::HugePages;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -84,7 +84,11 @@ pub fn create(ram: &[Region], backing: Backing) -> Result<GuestMemory, MemoryErr
             cause,
         };
         let size = usize::try_from(ram.len).map_err(|error| failed(error.to_string()))?;
-        let mapping = MmapRegionBuilder::new(size)
+        let address = map_aligned(size, flags).map_err(|error| failed(error.to_string()))?;
+        // SAFETY: `address` is the start of a fresh mapping of `size` bytes with this protection
+        // and these flags, which nobody else has and nobody unmaps: see `map_aligned`.
+        let builder = unsafe { MmapRegionBuilder::new(size).with_raw_mmap_pointer(address) };
+        let mapping = builder
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(flags)
             .build()
@@ -99,6 +103,29 @@ pub fn create(ram: &[Region], backing: Backing) -> Result<GuestMemory, MemoryErr
         advise_huge_pages(&memory);
     }
     Ok(memory)
+}
+
+/// Maps `size` bytes at a multiple of 2 MiB. KVM backs a guest's 2 MiB with one page of its page
+/// tables only where guest and host addresses are congruent: without it, a boot takes an exit for
+/// each 4 KiB that the guest touches first. The mapping lives as long as the process, as its guest
+/// does.
+fn map_aligned(size: usize, flags: libc::c_int) -> std::io::Result<*mut u8> {
+    const ALIGNMENT: usize = 2 << 20;
+    let room = size.saturating_add(ALIGNMENT);
+    let reserve = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at a place of the kernel's choice touches no memory in use.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), room, libc::PROT_NONE, reserve, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    let aligned = start.map_addr(|address| address.next_multiple_of(ALIGNMENT));
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: `aligned..aligned + size` lies in the reservation just made, which nobody else knows.
+    let mapped = unsafe { libc::mmap(aligned, size, access, flags | libc::MAP_FIXED, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(mapped.cast())
 }
 
 /// Asks for transparent huge pages. A host without them is no error: the guest is only slower.
@@ -124,6 +151,16 @@ mod tests {
 
     use super::*;
     use crate::machine::address_map::ram;
+
+    #[test]
+    fn host_and_guest_addresses_are_congruent_for_huge_pages() {
+        let memory = create(&ram(4 << 30), Backing::Anonymous).unwrap();
+        for region in memory.iter() {
+            let host = region.get_host_address(MemoryRegionAddress(0)).unwrap();
+            let guest = usize::try_from(region.start_addr().0).unwrap();
+            assert_eq!(host.addr() % (2 << 20), guest % (2 << 20));
+        }
+    }
 
     #[test]
     fn memory_around_the_hole_is_one_address_space_with_a_gap() {
