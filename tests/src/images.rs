@@ -29,7 +29,7 @@ impl Images {
     pub fn get() -> Result<Self> {
         static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         let dir = DIR.get_or_init(|| {
-            let made = process::check(
+            let made = process::check_outside(
                 Command::new(workspace().join("scripts/fetch-images")),
                 PATIENCE,
             );

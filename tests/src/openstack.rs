@@ -52,7 +52,7 @@ impl OpenStack {
     /// What `scripts/openstack-client` says.
     pub fn program() -> Result<PathBuf> {
         let script = binaries::workspace().join("scripts/openstack-client");
-        let path = process::check(Command::new(script), INSTALL_PATIENCE)
+        let path = process::check_outside(Command::new(script), INSTALL_PATIENCE)
             .context("the openstack command cannot be installed")?;
         Ok(PathBuf::from(path.trim()))
     }

@@ -31,8 +31,9 @@ use crate::scratch;
 /// A request to the forking thread.
 struct Fork {
     command: Command,
-    /// The network namespace of the thread that asks.
-    netns: File,
+    /// The network namespace to fork in; without one, the forking thread's own, which has what
+    /// the machine can reach.
+    netns: Option<File>,
     reply: mpsc::SyncSender<io::Result<std::process::Child>>,
 }
 
@@ -46,7 +47,7 @@ fn forker() -> &'static mpsc::Sender<Fork> {
             .spawn(move || {
                 for fork in queue {
                     // The asker may have panicked and gone; then the child dies with its handle.
-                    let _ = fork.reply.send(fork_one(fork.command, &fork.netns));
+                    let _ = fork.reply.send(fork_one(fork.command, fork.netns.as_ref()));
                 }
             })
             .expect("a thread can be started");
@@ -59,7 +60,10 @@ pub(crate) fn start_forker() {
     forker();
 }
 
-fn fork_one(command: Command, netns: &File) -> io::Result<std::process::Child> {
+fn fork_one(command: Command, netns: Option<&File>) -> io::Result<std::process::Child> {
+    let Some(netns) = netns else {
+        return fork_here(command);
+    };
     let home = File::open("/proc/thread-self/ns/net")?;
     // Entering the namespace that one is in already would need a privilege for nothing.
     if netns.metadata()?.ino() == home.metadata()?.ino() {
@@ -90,8 +94,11 @@ fn fork_here(mut command: Command) -> io::Result<std::process::Child> {
 }
 
 fn spawn_raw(command: Command) -> io::Result<std::process::Child> {
+    spawn_in(command, Some(File::open("/proc/thread-self/ns/net")?))
+}
+
+fn spawn_in(command: Command, netns: Option<File>) -> io::Result<std::process::Child> {
     let (reply, answer) = mpsc::sync_channel(1);
-    let netns = File::open("/proc/thread-self/ns/net")?;
     let gone = || io::Error::other("the forking thread is gone");
     forker()
         .send(Fork {
@@ -214,7 +221,15 @@ impl Drop for Child {
 ///
 /// # Errors
 /// If it cannot be started or takes longer (then it is killed).
-pub fn run(mut command: Command, patience: Duration) -> Result<Output> {
+pub fn run(command: Command, patience: Duration) -> Result<Output> {
+    run_by(spawn_raw, command, patience)
+}
+
+fn run_by(
+    spawn: fn(Command) -> io::Result<std::process::Child>,
+    mut command: Command,
+    patience: Duration,
+) -> Result<Output> {
     let shown = format!("{command:?}");
     let dir = scratch::folder("run")?;
     let (out, err) = (dir.path().join("out"), dir.path().join("err"));
@@ -222,7 +237,7 @@ pub fn run(mut command: Command, patience: Duration) -> Result<Output> {
         .stdin(Stdio::null())
         .stdout(File::create(&out)?)
         .stderr(File::create(&err)?);
-    let inner = spawn_raw(command).with_context(|| format!("cannot start {shown}"))?;
+    let inner = spawn(command).with_context(|| format!("cannot start {shown}"))?;
     let mut child = Child {
         name: shown,
         inner,
@@ -242,7 +257,21 @@ pub fn run(mut command: Command, patience: Duration) -> Result<Output> {
 /// Also if it exits with another code; the message has its standard error.
 pub fn check(command: Command, patience: Duration) -> Result<String> {
     let shown = format!("{command:?}");
-    let output = run(command, patience)?;
+    succeeded(&shown, &run(command, patience)?)
+}
+
+/// Runs `command` as [`check`] does, but outside every test's network: what installs something
+/// needs the machine's own.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_outside(command: Command, patience: Duration) -> Result<String> {
+    let shown = format!("{command:?}");
+    let spawn = |command| spawn_in(command, None);
+    succeeded(&shown, &run_by(spawn, command, patience)?)
+}
+
+fn succeeded(shown: &str, output: &Output) -> Result<String> {
     if !output.status.success() {
         bail!(
             "{shown}: {}: {}",

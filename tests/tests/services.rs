@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use berth_tests::net::TestNet;
 use berth_tests::postgres::PrivatePostgres;
-use berth_tests::process::{Child, run, wait_until};
+use berth_tests::process::{self, Child, run, wait_until};
 use berth_tests::rabbit::PrivateRabbit;
 
 #[test]
@@ -127,4 +128,21 @@ fn killing_the_test_process_takes_its_services_along_and_the_next_one_sweeps_the
     let swept = run(sweeper, Duration::from_secs(120)).unwrap();
     assert!(swept.status.success());
     assert!(!dir.exists());
+}
+
+#[test]
+fn what_installs_something_runs_outside_the_tests_network() {
+    let namespace = || {
+        let mut readlink = Command::new("readlink");
+        readlink.arg("/proc/self/ns/net");
+        readlink
+    };
+    let patience = Duration::from_secs(20);
+    let machine = process::check(namespace(), patience).unwrap();
+    let _net = TestNet::new().unwrap();
+    assert_ne!(process::check(namespace(), patience).unwrap(), machine);
+    assert_eq!(
+        process::check_outside(namespace(), patience).unwrap(),
+        machine
+    );
 }
