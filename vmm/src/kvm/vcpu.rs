@@ -340,7 +340,9 @@ fn run(vcpu: &mut VcpuFd, control: &Control, bus: &Bus, tell_stopped: bool) -> O
         // First clear, then look: a kick that comes after the look sets it again.
         vcpu.set_kvm_immediate_exit(0);
         if control.order.load(Ordering::Acquire) != RUN {
-            complete_access(vcpu);
+            if let Some(exit) = complete_access(vcpu, bus) {
+                return Some(exit);
+            }
             if !control.stand() {
                 return None;
             }
@@ -367,12 +369,27 @@ fn run(vcpu: &mut VcpuFd, control: &Control, bus: &Bus, tell_stopped: bool) -> O
 }
 
 /// Lets KVM take the answer of the access that the last exit was for, without running the guest:
-/// only then are the registers those of an instruction's boundary.
-fn complete_access(vcpu: &mut VcpuFd) {
-    vcpu.set_kvm_immediate_exit(1);
-    // EINTR, as asked for.
-    let _ = vcpu.run();
-    vcpu.set_kvm_immediate_exit(0);
+/// only then are the registers those of an instruction's boundary. An instruction may need
+/// several (a string of ports, a value across two pages): each is served as if the guest ran.
+/// Some: the guest ended with one of them.
+fn complete_access(vcpu: &mut VcpuFd, bus: &Bus) -> Option<GuestExit> {
+    loop {
+        vcpu.set_kvm_immediate_exit(1);
+        let ended = match vcpu.run() {
+            Ok(exit) => match handle(exit, bus) {
+                Handled::Ended(exit) => Some(exit),
+                Handled::Go | Handled::InternalError => None,
+            },
+            // EINTR, as asked for: nothing is left. Anything else comes again with the next run.
+            Err(_) => {
+                vcpu.set_kvm_immediate_exit(0);
+                return None;
+            }
+        };
+        if ended.is_some() {
+            return ended;
+        }
+    }
 }
 
 enum Handled {
