@@ -1,21 +1,10 @@
-//! Opening the database, making its tables, and running transactions.
+//! Opening the database, and running transactions.
 
-use super::{StoreError, Tx, TxFuture, tx::Inner};
-use crate::params;
-use sha2::{Digest as _, Sha256};
+use super::{StoreError, Tx, TxFuture, schema, tx::Inner};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Each file makes its own tables; all are run at every start, so each statement is `IF NOT EXISTS`.
-const SCHEMA: &[&str] = &[
-    include_str!("schema/core.sql"),
-    include_str!("schema/identity.sql"),
-    include_str!("schema/image.sql"),
-    include_str!("schema/compute.sql"),
-    include_str!("schema/network.sql"),
-];
 
 /// How often a transaction that lost against others is run again.
 const ATTEMPTS: u32 = 30;
@@ -38,10 +27,12 @@ enum Pool {
 }
 
 impl Store {
-    /// Opens `sqlite:///path`, `sqlite::memory:` or `postgres://…`, and makes missing tables.
+    /// Opens `sqlite:///path`, `sqlite::memory:` or `postgres://…`, and brings its tables up to
+    /// date.
     ///
     /// # Errors
-    /// [`StoreError::Configuration`] for a URL that is not understood or a locked SQLite file.
+    /// [`StoreError::Configuration`] for a URL that is not understood or a locked SQLite file;
+    /// [`StoreError::Newer`] for the database of a newer program.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         Self::open(url, true).await
     }
@@ -56,6 +47,12 @@ impl Store {
     }
 
     async fn open(url: &str, exclusive: bool) -> Result<Self, StoreError> {
+        let store = Self::open_as_it_is(url, exclusive).await?;
+        schema::bring_up_to_date(&store).await?;
+        Ok(store)
+    }
+
+    async fn open_as_it_is(url: &str, exclusive: bool) -> Result<Self, StoreError> {
         let pool = if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = sqlx::postgres::PgPoolOptions::new()
                 .max_connections(16)
@@ -68,9 +65,12 @@ impl Store {
                 "{url}: begin it with sqlite:/// or postgres://"
             )));
         };
-        let store = Self { pool };
-        store.create_tables().await?;
-        Ok(store)
+        Ok(Self { pool })
+    }
+
+    #[cfg(test)]
+    pub(super) async fn connect_without_tables(url: &str) -> Result<Self, StoreError> {
+        Self::open_as_it_is(url, true).await
     }
 
     async fn sqlite(path: &str, exclusive: bool) -> Result<Pool, StoreError> {
@@ -115,62 +115,9 @@ impl Store {
         })
     }
 
-    async fn create_tables(&self) -> Result<(), StoreError> {
-        // Even `IF NOT EXISTS` locks a table against its writers: not where all of it is there.
-        let digest = hex::encode(Sha256::digest(SCHEMA.concat()));
-        if self.schema().await.is_some_and(|made| made == digest) {
-            return Ok(());
-        }
-        for file in SCHEMA {
-            let text = match self.pool {
-                Pool::Sqlite { .. } => (*file).to_owned(),
-                Pool::Postgres(_) => file.replace(" BLOB", " BYTEA"),
-            };
-            let statements: Vec<String> = statements(&text);
-            self.tx(|tx| {
-                let statements = statements.clone();
-                Box::pin(async move {
-                    if matches!(tx.inner, Inner::Postgres(_)) {
-                        // Two controllers may start together: CREATE IF NOT EXISTS alone races.
-                        // Its answer is of type void, which is no value: it is run, not asked.
-                        tx.execute("SELECT pg_advisory_xact_lock(4277009102)", &[])
-                            .await?;
-                    }
-                    for statement in &statements {
-                        tx.execute(statement, &[]).await?;
-                    }
-                    Ok::<_, StoreError>(())
-                })
-            })
-            .await?;
-        }
-        self.tx(|tx| {
-            let digest = digest.clone();
-            Box::pin(async move {
-                tx.execute(
-                    "INSERT INTO meta (name, value) VALUES ('schema', $1) \
-                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                    params![digest],
-                )
-                .await?;
-                Ok::<_, StoreError>(())
-            })
-        })
-        .await
-    }
-
-    /// Digest of the tables' definitions as last made; `None` in a new database.
-    async fn schema(&self) -> Option<String> {
-        let row = self.tx::<_, StoreError, _>(|tx| {
-            let sql = "SELECT value FROM meta WHERE name = 'schema'";
-            Box::pin(tx.query_opt(sql, &[]))
-        });
-        // A database without the table answers with an error; one that is away will say so again.
-        row.await.ok()??.text("value").ok()
-    }
-
     /// Runs `body` in a transaction: commits if it returns `Ok`, else rolls back. It is run
-    /// again if it lost against another transaction, so it must have no effect but rows.
+    /// again if it lost against another transaction, so it must have no effect but rows. One
+    /// whose caller goes away half-way, as a client does that hangs up, rolls back.
     ///
     /// # Errors
     /// What `body` returned, or what the database said.
@@ -216,12 +163,8 @@ impl Store {
     async fn begin(&self) -> Result<Tx, StoreError> {
         let inner = match &self.pool {
             Pool::Sqlite { pool, .. } => {
-                let mut connection = pool.acquire().await.map_err(StoreError::Database)?;
-                sqlx::query("BEGIN IMMEDIATE")
-                    .execute(&mut *connection)
-                    .await
-                    .map_err(StoreError::Database)?;
-                Inner::Sqlite(connection)
+                let transaction = pool.begin_with("BEGIN IMMEDIATE").await;
+                Inner::Sqlite(transaction.map_err(StoreError::Database)?)
             }
             Pool::Postgres(pool) => {
                 let mut transaction = pool.begin().await.map_err(StoreError::Database)?;
@@ -249,32 +192,17 @@ fn lock(path: &str) -> Result<std::fs::File, StoreError> {
 
 impl Tx {
     async fn commit(self) -> Result<(), StoreError> {
-        match self.inner {
-            Inner::Sqlite(mut connection) => {
-                let done = sqlx::query("COMMIT").execute(&mut *connection).await;
-                if done.is_err() {
-                    drop(connection.close().await);
-                }
-                done.map(|_| ()).map_err(StoreError::Database)
-            }
-            Inner::Postgres(transaction) => {
-                transaction.commit().await.map_err(StoreError::Database)
-            }
-        }
+        let done = match self.inner {
+            Inner::Sqlite(transaction) => transaction.commit().await,
+            Inner::Postgres(transaction) => transaction.commit().await,
+        };
+        done.map_err(StoreError::Database)
     }
 
+    /// As dropping it does, too; but what comes after waits for it.
     async fn rollback(self) {
         match self.inner {
-            Inner::Sqlite(mut connection) => {
-                // A connection whose state is unknown must not go back to the pool.
-                if sqlx::query("ROLLBACK")
-                    .execute(&mut *connection)
-                    .await
-                    .is_err()
-                {
-                    drop(connection.close().await);
-                }
-            }
+            Inner::Sqlite(transaction) => drop(transaction.rollback().await),
             Inner::Postgres(transaction) => drop(transaction.rollback().await),
         }
     }
@@ -301,21 +229,6 @@ fn retryable(error: &StoreError) -> bool {
         database.code().as_deref(),
         Some("40001" | "40P01" | "5" | "517")
     )
-}
-
-/// Splits a schema file at semicolons; `--` comments may hold none.
-fn statements(text: &str) -> Vec<String> {
-    let without_comments: String = text
-        .lines()
-        .map(|line| line.split("--").next().unwrap_or(""))
-        .collect::<Vec<_>>()
-        .join("\n");
-    without_comments
-        .split(';')
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
-        .map(str::to_owned)
-        .collect()
 }
 
 #[cfg(test)]
@@ -347,6 +260,24 @@ mod tests {
             .await
             .unwrap();
         assert!(rows.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_transaction_whose_caller_went_away_leaves_nothing_and_is_in_nobodys_way() {
+        let store = Store::connect("sqlite::memory:").await.unwrap();
+        let endless = store.tx::<(), StoreError, _>(|tx| {
+            Box::pin(async move {
+                let sql = "INSERT INTO meta (name, value) VALUES ('a', 'b')";
+                tx.execute(sql, params![]).await?;
+                std::future::pending().await
+            })
+        });
+        let gone = tokio::time::timeout(Duration::from_millis(200), endless).await;
+        assert!(gone.is_err());
+        let left = store.tx::<_, StoreError, _>(|tx| {
+            Box::pin(tx.query("SELECT value FROM meta WHERE name = 'a'", params![]))
+        });
+        assert!(left.await.unwrap().is_empty());
     }
 
     #[tokio::test]

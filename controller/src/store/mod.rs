@@ -10,6 +10,7 @@
 
 mod connect;
 mod row;
+mod schema;
 mod tx;
 
 pub use connect::{AsStoreError, Store};
@@ -40,6 +41,18 @@ pub enum StoreError {
     /// Other transactions kept winning.
     #[error("the transaction lost against others {0} times; try again")]
     Contended(u32),
+    /// A newer program has changed the tables.
+    #[error(
+        "the database has schema step {database}, and this program knows steps up to {program}: a \
+         newer berth-controller used it. Run that version or a later one, or restore a backup from \
+         before the upgrade"
+    )]
+    Newer {
+        /// The database's last step.
+        database: i64,
+        /// This program's.
+        program: i64,
+    },
     /// The configuration is wrong.
     #[error("database URL: {0}")]
     Configuration(String),

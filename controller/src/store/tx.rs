@@ -9,11 +9,15 @@ pub struct Tx {
 }
 
 pub(super) enum Inner {
-    Sqlite(sqlx::pool::PoolConnection<sqlx::Sqlite>),
+    Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
     Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
 }
 
 impl Tx {
+    pub(super) const fn is_postgres(&self) -> bool {
+        matches!(self.inner, Inner::Postgres(_))
+    }
+
     /// Runs a statement; tells how many rows it changed.
     ///
     /// # Errors

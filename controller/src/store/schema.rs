@@ -1,0 +1,190 @@
+//! The tables, and how a database comes to have them: numbered steps, applied once and in order.
+//!
+//! `schema_steps` says which steps a database has. What is missing is applied in one transaction
+//! with its rows there, under a lock: controllers that start together take turns, and one that is
+//! killed has done nothing. A database with a step that this program does not know was used by a
+//! newer one, and is refused before anything is read from it.
+//!
+//! A new step is a file in `schema/` and a line in [`STEPS`]; one that was released is never
+//! changed. Controllers of the release before may run beside it, so that it only adds, and adds
+//! no column to a table that is read with `SELECT *`: PostgreSQL refuses a prepared statement
+//! whose columns have changed.
+
+use super::{Store, StoreError, Tx};
+use crate::params;
+
+/// One change of the tables.
+struct Step {
+    /// From 1, without a gap.
+    number: i64,
+    /// For people.
+    name: &'static str,
+    /// SQL, in order.
+    files: &'static [&'static str],
+}
+
+/// All of them. The first is `IF NOT EXISTS`: databases had it before steps were counted.
+const STEPS: &[Step] = &[
+    Step {
+        number: 1,
+        name: "the first tables",
+        files: &[
+            include_str!("schema/core.sql"),
+            include_str!("schema/identity.sql"),
+            include_str!("schema/image.sql"),
+            include_str!("schema/compute.sql"),
+            include_str!("schema/network.sql"),
+        ],
+    },
+    Step {
+        number: 2,
+        name: "fences",
+        files: &[include_str!("schema/fences.sql")],
+    },
+];
+
+/// Brings a database to the newest step.
+///
+/// # Errors
+/// [`StoreError::Newer`], or the database's.
+pub(super) async fn bring_up_to_date(store: &Store) -> Result<(), StoreError> {
+    bring_to(store, STEPS).await
+}
+
+async fn bring_to(store: &Store, steps: &'static [Step]) -> Result<(), StoreError> {
+    let last = steps.last().map_or(0, |step| step.number);
+    // Most starts find nothing to do, and need no lock. A database without the table answers
+    // with an error; one that is away will say so again.
+    let read: Result<i64, StoreError> = store.tx(|tx| Box::pin(newest(tx))).await;
+    if read.is_ok_and(|newest| newest == last) {
+        return Ok(());
+    }
+    store
+        .tx(|tx| {
+            Box::pin(async move {
+                if tx.is_postgres() {
+                    // Two that start together: CREATE IF NOT EXISTS alone races. Its answer is of
+                    // type void, which is no value: it is run, not asked.
+                    let lock = "SELECT pg_advisory_xact_lock(4277009102)";
+                    tx.execute(lock, params![]).await?;
+                }
+                tx.execute(
+                    "CREATE TABLE IF NOT EXISTS schema_steps (step BIGINT PRIMARY KEY, name TEXT NOT NULL)",
+                    params![],
+                )
+                .await
+            })
+        })
+        .await?;
+    store
+        .tx(|tx| Box::pin(async move { apply(tx, steps, last).await }))
+        .await
+}
+
+/// Applies what is missing.
+async fn apply(tx: &mut Tx, steps: &[Step], last: i64) -> Result<(), StoreError> {
+    if tx.is_postgres() {
+        // First of all: it is the one statement that a snapshot does not come before, so that
+        // what others did while this waited is seen. SQLite's transaction has its lock.
+        tx.execute("LOCK TABLE schema_steps IN EXCLUSIVE MODE", params![])
+            .await?;
+    }
+    let newest = newest(tx).await?;
+    if newest > last {
+        return Err(StoreError::Newer {
+            database: newest,
+            program: last,
+        });
+    }
+    for step in steps.iter().filter(|step| step.number > newest) {
+        for statement in step.files.iter().flat_map(|file| statements(file)) {
+            let statement = match tx.is_postgres() {
+                true => statement.replace(" BLOB", " BYTEA"),
+                false => statement,
+            };
+            tx.execute(&statement, params![]).await?;
+        }
+        tx.execute(
+            "INSERT INTO schema_steps (step, name) VALUES ($1, $2)",
+            params![step.number, step.name],
+        )
+        .await?;
+        tracing::info!(step = step.number, name = step.name, "schema step applied");
+    }
+    Ok(())
+}
+
+/// The last step that the database has; 0 if none.
+async fn newest(tx: &mut Tx) -> Result<i64, StoreError> {
+    let sql = "SELECT COALESCE(MAX(step), 0) AS newest FROM schema_steps";
+    let row = tx.query_opt(sql, params![]).await?;
+    row.map_or(Ok(0), |row| row.int("newest"))
+}
+
+/// Splits SQL at semicolons; `--` comments may hold none.
+fn statements(text: &str) -> Vec<String> {
+    let without_comments: String = text
+        .lines()
+        .map(|line| line.split("--").next().unwrap_or(""))
+        .collect::<Vec<_>>()
+        .join("\n");
+    without_comments
+        .split(';')
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn steps_are_numbered_from_one_without_a_gap() {
+        let numbers: Vec<i64> = STEPS.iter().map(|step| step.number).collect();
+        assert_eq!(numbers, (1..=numbers.len() as i64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_first_step_may_be_run_on_a_database_that_had_it_before_steps_were_counted() {
+        for statement in STEPS[0].files.iter().flat_map(|file| statements(file)) {
+            assert!(statement.contains("IF NOT EXISTS"), "{statement}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_step_that_fails_leaves_nothing_of_itself_and_of_those_before_it() {
+        const BAD: &[Step] = &[
+            Step {
+                number: 1,
+                name: "good",
+                files: &["CREATE TABLE a (id TEXT); CREATE TABLE b (id TEXT)"],
+            },
+            Step {
+                number: 2,
+                name: "bad",
+                files: &["CREATE TABLE c (id TEXT); CREATE TABLE a (id TEXT)"],
+            },
+        ];
+        let store = Store::connect_without_tables("sqlite::memory:");
+        let store = store.await.unwrap();
+        assert!(bring_to(&store, BAD).await.is_err());
+        let tables: Vec<String> = store
+            .tx::<_, StoreError, _>(|tx| {
+                Box::pin(async move {
+                    let sql = "SELECT name FROM sqlite_master WHERE type = 'table'";
+                    let rows = tx.query(sql, params![]).await?;
+                    rows.iter().map(|row| row.text("name")).collect()
+                })
+            })
+            .await
+            .unwrap();
+        assert_eq!(tables, ["schema_steps"]);
+        // The same program, repaired.
+        bring_to(&store, &BAD[..1]).await.unwrap();
+        let newest = store.tx::<_, StoreError, _>(|tx| Box::pin(newest(tx)));
+        assert_eq!(newest.await.unwrap(), 1);
+    }
+}
