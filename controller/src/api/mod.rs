@@ -9,6 +9,7 @@
 //! [`RequestContext`]), then its handler.
 
 pub mod body;
+mod call;
 mod compute;
 mod context;
 mod error;

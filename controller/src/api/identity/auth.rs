@@ -1,7 +1,10 @@
 //! Tokens over HTTP: asking for one, looking at one, taking one back.
 
+use super::domains::DOMAIN;
+use super::projects::PROJECT;
 use super::{Reply, bad, forbidden, hashing, no_content, not_found, ok};
 use crate::api::body::{self, Fields};
+use crate::api::call::{Call, tx};
 use crate::api::{ApiError, AppState, RequestContext, Service, time};
 use crate::identity::tokens::{self, NewToken, Scope, Token, unauthorized};
 use crate::identity::{catalog, password};
@@ -355,34 +358,22 @@ async fn subject_token(
 }
 
 /// `GET /v3/auth/tokens` (and HEAD)
-pub async fn show(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    headers: HeaderMap,
-) -> Reply {
-    let (secret, token) = subject_token(&app, &context, &headers).await?;
-    let mut response = ok(view(&app, &token));
+pub async fn show(call: Call, headers: HeaderMap) -> Reply {
+    let (secret, token) = subject_token(&call.app, &call.context, &headers).await?;
+    let mut response = ok(view(&call.app, &token));
     subject(&mut response, &secret);
     Ok(response)
 }
 
 /// `DELETE /v3/auth/tokens`
-pub async fn revoke(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    headers: HeaderMap,
-) -> Reply {
-    let (_, token) = subject_token(&app, &context, &headers).await?;
-    app.store
-        .tx(|tx| {
-            let hash = token.hash.clone();
-            Box::pin(async move {
-                tx.execute("DELETE FROM tokens WHERE token_hash = $1", params![hash])
-                    .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+pub async fn revoke(call: Call, headers: HeaderMap) -> Reply {
+    let (_, token) = subject_token(&call.app, &call.context, &headers).await?;
+    let hash = token.hash;
+    tx!(call, |tx| [hash] {
+        tx.execute("DELETE FROM tokens WHERE token_hash = $1", params![hash])
+            .await?;
+        Ok::<_, ApiError>(())
+    })?;
     Ok(no_content())
 }
 
@@ -401,36 +392,24 @@ pub async fn catalog(State(app): State<AppState>, Extension(token): Extension<To
 }
 
 /// `GET /v3/auth/projects`: where the caller has a role.
-pub async fn projects(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-) -> Reply {
-    super::projects::list_of_user(&app, &context.user_id, "auth/projects").await
+pub async fn projects(call: Call) -> Reply {
+    let user = &call.context.user_id;
+    PROJECT.list_of_user(&call, user, "auth/projects").await
 }
 
 /// `GET /v3/auth/domains`
-pub async fn domains(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-) -> Reply {
-    super::domains::list_of_user(&app, &context.user_id).await
+pub async fn domains(call: Call) -> Reply {
+    let user = &call.context.user_id;
+    DOMAIN.list_of_user(&call, user, "auth/domains").await
 }
 
 /// `GET /v3/auth/system`
-pub async fn system(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-) -> Reply {
-    let any = app
-        .store
-        .tx(|tx| {
-            let user = context.user_id.clone();
-            Box::pin(async move {
-                let roles = tokens::roles(tx, &user, &Scope::System).await?;
-                Ok::<_, ApiError>(!roles.is_empty())
-            })
-        })
-        .await?;
+pub async fn system(call: Call) -> Reply {
+    let user = call.context.user_id.clone();
+    let any = tx!(call, |tx| [user] {
+        let roles = tokens::roles(tx, &user, &Scope::System).await?;
+        Ok::<_, ApiError>(!roles.is_empty())
+    })?;
     let system = if any {
         json!([{"all": true}])
     } else {
@@ -438,6 +417,6 @@ pub async fn system(
     };
     Ok(ok(json!({
         "system": system,
-        "links": {"self": format!("{}/identity/v3/auth/system", app.base_url)},
+        "links": {"self": format!("{}/identity/v3/auth/system", call.app.base_url)},
     })))
 }

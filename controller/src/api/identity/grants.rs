@@ -1,6 +1,8 @@
 //! Grants: which user has which role on which project, domain, or the system.
 
+use super::roles::ROLE;
 use super::{Reply, admin_only, collection, no_content, not_found};
+use crate::api::call::{Call, tx};
 use crate::api::query::Params;
 use crate::api::{ApiError, AppState, RequestContext};
 use crate::params;
@@ -94,36 +96,20 @@ macro_rules! on_target {
 on_target!("project": list_project, check_project, grant_project, revoke_project);
 on_target!("domain": list_domain, check_domain, grant_domain, revoke_domain);
 
-async fn list_system(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(user): Path<String>,
-) -> Reply {
-    list(&app, &context, &Target::system(), &user).await
+async fn list_system(call: Call, Path(user): Path<String>) -> Reply {
+    list(&call.app, &call.context, &Target::system(), &user).await
 }
 
-async fn check_system(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path((user, role)): Path<(String, String)>,
-) -> Reply {
-    check(&app, &context, &Target::system(), &user, &role).await
+async fn check_system(call: Call, Path((user, role)): Path<(String, String)>) -> Reply {
+    check(&call.app, &call.context, &Target::system(), &user, &role).await
 }
 
-async fn grant_system(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path((user, role)): Path<(String, String)>,
-) -> Reply {
-    grant(&app, &context, &Target::system(), &user, &role).await
+async fn grant_system(call: Call, Path((user, role)): Path<(String, String)>) -> Reply {
+    grant(&call.app, &call.context, &Target::system(), &user, &role).await
 }
 
-async fn revoke_system(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path((user, role)): Path<(String, String)>,
-) -> Reply {
-    revoke(&app, &context, &Target::system(), &user, &role).await
+async fn revoke_system(call: Call, Path((user, role)): Path<(String, String)>) -> Reply {
+    revoke(&call.app, &call.context, &Target::system(), &user, &role).await
 }
 
 async fn list(app: &AppState, context: &RequestContext, target: &Target, user: &str) -> Reply {
@@ -141,11 +127,7 @@ async fn list(app: &AppState, context: &RequestContext, target: &Target, user: &
             })
         })
         .await?;
-    let items: Vec<Value> = rows
-        .iter()
-        .map(|r| super::roles::view(app, r))
-        .collect::<Result<_, _>>()?;
-    Ok(collection(app, "roles", "roles", items))
+    ROLE.collection(app, "roles", &rows)
 }
 
 async fn check(
@@ -233,14 +215,10 @@ async fn revoke(
 }
 
 /// `GET /v3/role_assignments`, with its usual filters.
-async fn assignments(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    let own = query.get("user.id") == Some(&context.user_id);
+async fn assignments(call: Call, query: Params) -> Reply {
+    let own = query.get("user.id") == Some(&call.context.user_id);
     if !own {
-        admin_only(&context)?;
+        admin_only(&call.context)?;
     }
     let text = |name: &str| query.get(name).map(str::to_owned);
     let (user, role) = (text("user.id"), text("role.id"));
@@ -253,35 +231,29 @@ async fn assignments(
     } else {
         (None, None)
     };
-    let rows = app
-        .store
-        .tx(|tx| {
-            let (user, role, target) = (user.clone(), role.clone(), target.clone());
-            Box::pin(async move {
-                let sql = "SELECT a.user_id, a.target_kind, a.target_id, a.role_id, \
-                           u.name AS user_name, r.name AS role_name, u.domain_id AS user_domain, \
-                           COALESCE(p.name, d.name, '') AS target_name, \
-                           COALESCE(p.domain_id, '') AS target_domain \
-                           FROM role_assignments a JOIN users u ON u.id = a.user_id \
-                           JOIN roles r ON r.id = a.role_id \
-                           LEFT JOIN projects p ON p.id = a.target_id AND a.target_kind = 'project' \
-                           LEFT JOIN domains d ON d.id = a.target_id AND a.target_kind = 'domain' \
-                           WHERE (CAST($1 AS TEXT) IS NULL OR a.user_id = $1) \
-                           AND (CAST($2 AS TEXT) IS NULL OR a.role_id = $2) \
-                           AND (CAST($3 AS TEXT) IS NULL OR a.target_kind = $3) \
-                           AND (CAST($4 AS TEXT) IS NULL OR a.target_id = $4) \
-                           ORDER BY a.user_id, a.target_kind, a.target_id, r.name";
-                Ok::<_, ApiError>(tx.query(sql, params![user, role, kind, target]).await?)
-            })
-        })
-        .await?;
+    let rows = tx!(call, |tx| [user, role, target] {
+        let sql = "SELECT a.user_id, a.target_kind, a.target_id, a.role_id, \
+                   u.name AS user_name, r.name AS role_name, u.domain_id AS user_domain, \
+                   COALESCE(p.name, d.name, '') AS target_name, \
+                   COALESCE(p.domain_id, '') AS target_domain \
+                   FROM role_assignments a JOIN users u ON u.id = a.user_id \
+                   JOIN roles r ON r.id = a.role_id \
+                   LEFT JOIN projects p ON p.id = a.target_id AND a.target_kind = 'project' \
+                   LEFT JOIN domains d ON d.id = a.target_id AND a.target_kind = 'domain' \
+                   WHERE (CAST($1 AS TEXT) IS NULL OR a.user_id = $1) \
+                   AND (CAST($2 AS TEXT) IS NULL OR a.role_id = $2) \
+                   AND (CAST($3 AS TEXT) IS NULL OR a.target_kind = $3) \
+                   AND (CAST($4 AS TEXT) IS NULL OR a.target_id = $4) \
+                   ORDER BY a.user_id, a.target_kind, a.target_id, r.name";
+        Ok::<_, ApiError>(tx.query(sql, params![user, role, kind, target]).await?)
+    })?;
     let names = query.flag("include_names") == Some(true);
     let items: Vec<Value> = rows
         .iter()
-        .map(|r| assignment(&app, r, names))
+        .map(|r| assignment(&call.app, r, names))
         .collect::<Result<_, _>>()?;
     Ok(collection(
-        &app,
+        &call.app,
         "role_assignments",
         "role_assignments",
         items,

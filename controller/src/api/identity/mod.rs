@@ -8,6 +8,7 @@ mod discovery;
 mod domains;
 mod grants;
 mod projects;
+mod resource;
 mod roles;
 mod services;
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Services, endpoints and regions: the configuration's, to be read.
 
 use super::{Reply, admin_only, collection, not_found, ok, self_link};
+use crate::api::AppState;
+use crate::api::call::Call;
 use crate::api::query::Params;
-use crate::api::{AppState, RequestContext};
 use crate::identity::catalog;
-use axum::Extension;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -18,49 +18,37 @@ fn filtered(items: Vec<Value>, query: &Params, fields: &[&str]) -> Vec<Value> {
 }
 
 /// `GET /v3/services`
-pub async fn services(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    admin_only(&context)?;
-    let items = filtered(catalog::services(&app.base_url), &query, &["type", "name"]);
-    Ok(collection(&app, "services", "services", items))
+pub async fn services(call: Call, query: Params) -> Reply {
+    admin_only(&call.context)?;
+    let items = filtered(
+        catalog::services(&call.app.base_url),
+        &query,
+        &["type", "name"],
+    );
+    Ok(collection(&call.app, "services", "services", items))
 }
 
 /// `GET /v3/services/{id}`
-pub async fn service(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-) -> Reply {
-    admin_only(&context)?;
-    let mut all = catalog::services(&app.base_url).into_iter();
+pub async fn service(call: Call, Path(id): Path<String>) -> Reply {
+    admin_only(&call.context)?;
+    let mut all = catalog::services(&call.app.base_url).into_iter();
     let found = all.find(|s| s["id"] == id.as_str());
     let service = found.ok_or_else(|| not_found("service", &id))?;
     Ok(ok(json!({"service": service})))
 }
 
 /// `GET /v3/endpoints`
-pub async fn endpoints(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    admin_only(&context)?;
-    let all = catalog::endpoints(&app.base_url, &app.settings.region);
+pub async fn endpoints(call: Call, query: Params) -> Reply {
+    admin_only(&call.context)?;
+    let all = catalog::endpoints(&call.app.base_url, &call.app.settings.region);
     let items = filtered(all, &query, &["service_id", "interface", "region_id"]);
-    Ok(collection(&app, "endpoints", "endpoints", items))
+    Ok(collection(&call.app, "endpoints", "endpoints", items))
 }
 
 /// `GET /v3/endpoints/{id}`
-pub async fn endpoint(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-) -> Reply {
-    admin_only(&context)?;
-    let mut all = catalog::endpoints(&app.base_url, &app.settings.region).into_iter();
+pub async fn endpoint(call: Call, Path(id): Path<String>) -> Reply {
+    admin_only(&call.context)?;
+    let mut all = catalog::endpoints(&call.app.base_url, &call.app.settings.region).into_iter();
     let found = all.find(|e| e["id"] == id.as_str());
     let endpoint = found.ok_or_else(|| not_found("endpoint", &id))?;
     Ok(ok(json!({"endpoint": endpoint})))

@@ -5,12 +5,12 @@ use super::{
     project_of,
 };
 use crate::api::body::{self, Fields};
+use crate::api::call::{Call, tx};
 use crate::api::query::Params;
 use crate::api::{ApiError, AppState, RequestContext, Service, time};
 use crate::network::networks::{self, Network};
-use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -167,83 +167,53 @@ fn parse(
 }
 
 /// `POST /v2.0/networks`, one or several.
-pub async fn create(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let (all, bulk) = one_or_many(&body, "network", "networks")?;
     let new: Vec<Network> = all
         .iter()
-        .map(|f| parse(&app, &context, f))
+        .map(|f| parse(&call.app, &call.context, f))
         .collect::<Result<_, _>>()?;
-    app.store
-        .tx(|tx| {
-            let new = new.clone();
-            Box::pin(async move {
-                for network in &new {
-                    networks::insert(tx, network).await?;
-                }
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
-    let views = new.iter().map(|n| view(&context, n, &[])).collect();
+    tx!(call, |tx| [new] {
+        for network in &new {
+            networks::insert(tx, network).await?;
+        }
+        Ok::<_, ApiError>(())
+    })?;
+    let views = new.iter().map(|n| view(&call.context, n, &[])).collect();
     Ok(created("network", "networks", bulk, views))
 }
 
 /// `GET /v2.0/networks`
-pub async fn list(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    let (all, subnets) = app
-        .store
-        .tx(|tx| {
-            let context = context.clone();
-            Box::pin(async move {
-                let all = networks::list(tx, &context).await?;
-                let mut subnets: HashMap<String, Vec<String>> = HashMap::new();
-                let sql = "SELECT id, network_id FROM subnets ORDER BY created_at, id";
-                for row in tx.query(sql, &[]).await? {
-                    let of = subnets.entry(row.text("network_id")?).or_default();
-                    of.push(row.text("id")?);
-                }
-                Ok::<_, ApiError>((all, subnets))
-            })
-        })
-        .await?;
+pub async fn list(call: Call, query: Params) -> Reply {
+    let (all, subnets) = tx!(call, |tx| [call] {
+        let all = networks::list(tx, &call.context).await?;
+        let mut subnets: HashMap<String, Vec<String>> = HashMap::new();
+        let sql = "SELECT id, network_id FROM subnets ORDER BY created_at, id";
+        for row in tx.query(sql, &[]).await? {
+            let of = subnets.entry(row.text("network_id")?).or_default();
+            of.push(row.text("id")?);
+        }
+        Ok::<_, ApiError>((all, subnets))
+    })?;
     let views = all
         .iter()
         .map(|n| {
             let own = subnets.get(&n.id).map(Vec::as_slice).unwrap_or_default();
-            view(&context, n, own)
+            view(&call.context, n, own)
         })
         .collect();
-    answer_list(&app, "networks", "networks", FILTERS, views, &query)
+    answer_list(&call.app, "networks", "networks", FILTERS, views, &query)
 }
 
 /// `GET /v2.0/networks/{id}`
-pub async fn show(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    query: Params,
-) -> Reply {
-    let (network, subnets) = app
-        .store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move {
-                let network = networks::load(tx, &context, &id).await?;
-                let subnets = networks::subnet_ids(tx, &id).await?;
-                Ok::<_, ApiError>((network, subnets))
-            })
-        })
-        .await?;
-    let body = only(view(&context, &network, &subnets), &query);
+pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
+    let (network, subnets) = tx!(call, |tx| [call, id] {
+        let network = networks::load(tx, &call.context, &id).await?;
+        let subnets = networks::subnet_ids(tx, &id).await?;
+        Ok::<_, ApiError>((network, subnets))
+    })?;
+    let body = only(view(&call.context, &network, &subnets), &query);
     Ok(ok(json!({"network": body})))
 }
 
@@ -259,73 +229,54 @@ fn must_own(context: &RequestContext, network: &Network) -> Result<(), ApiError>
 }
 
 /// `PUT /v2.0/networks/{id}`
-pub async fn update(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let fields = Fields::within(Service::Network, &body, "network")?;
     fields.only(SETTABLE)?;
-    check_policy(&context, &fields)?;
+    check_policy(&call.context, &fields)?;
     let name = fields.text("name", 255)?;
     let description = fields.text("description", 255)?;
     let up = fields.flag("admin_state_up")?;
     let shared = fields.flag("shared")?;
     let external = fields.flag("router:external")?;
     let mtu = fields.int("mtu", MTU.0, MTU.1)?;
-    let now = app.clock.now_millis();
-    let (network, subnets) = app
-        .store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            let (name, description) = (name.clone(), description.clone());
-            Box::pin(async move {
-                let mut network = networks::load(tx, &context, &id).await?;
-                must_own(&context, &network)?;
-                if up == Some(false) && network.admin_state_up {
-                    networks::must_hold_no_server(tx, &id).await?;
-                }
-                network.name = name.unwrap_or(network.name);
-                network.description = description.unwrap_or(network.description);
-                network.admin_state_up = up.unwrap_or(network.admin_state_up);
-                if shared == Some(false) && network.shared {
-                    networks::must_hold_no_foreign_port(tx, &network).await?;
-                }
-                network.shared = shared.unwrap_or(network.shared);
-                network.external = external.unwrap_or(network.external);
-                let mtu_changed = mtu.is_some_and(|m| m != network.mtu);
-                network.mtu = mtu.unwrap_or(network.mtu);
-                network.updated_at = now;
-                networks::update(tx, &network).await?;
-                network.revision += 1;
-                if mtu_changed {
-                    crate::network::servers::changed(tx, &id).await?;
-                }
-                let subnets = networks::subnet_ids(tx, &id).await?;
-                Ok::<_, ApiError>((network, subnets))
-            })
-        })
-        .await?;
-    Ok(ok(json!({"network": view(&context, &network, &subnets)})))
+    let now = call.now();
+    let (network, subnets) = tx!(call, |tx| [call, id, name, description] {
+        let mut network = networks::load(tx, &call.context, &id).await?;
+        must_own(&call.context, &network)?;
+        if up == Some(false) && network.admin_state_up {
+            networks::must_hold_no_server(tx, &id).await?;
+        }
+        network.name = name.unwrap_or(network.name);
+        network.description = description.unwrap_or(network.description);
+        network.admin_state_up = up.unwrap_or(network.admin_state_up);
+        if shared == Some(false) && network.shared {
+            networks::must_hold_no_foreign_port(tx, &network).await?;
+        }
+        network.shared = shared.unwrap_or(network.shared);
+        network.external = external.unwrap_or(network.external);
+        let mtu_changed = mtu.is_some_and(|m| m != network.mtu);
+        network.mtu = mtu.unwrap_or(network.mtu);
+        network.updated_at = now;
+        networks::update(tx, &network).await?;
+        network.revision += 1;
+        if mtu_changed {
+            crate::network::servers::changed(tx, &id).await?;
+        }
+        let subnets = networks::subnet_ids(tx, &id).await?;
+        Ok::<_, ApiError>((network, subnets))
+    })?;
+    Ok(ok(
+        json!({"network": view(&call.context, &network, &subnets)}),
+    ))
 }
 
 /// `DELETE /v2.0/networks/{id}`, with its subnets.
-pub async fn delete(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-) -> Reply {
-    app.store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move {
-                let network = networks::load(tx, &context, &id).await?;
-                must_own(&context, &network)?;
-                networks::delete(tx, &id).await
-            })
-        })
-        .await?;
+pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    tx!(call, |tx| [call, id] {
+        let network = networks::load(tx, &call.context, &id).await?;
+        must_own(&call.context, &network)?;
+        networks::delete(tx, &id).await
+    })?;
     Ok(no_content())
 }

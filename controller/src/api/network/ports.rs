@@ -5,6 +5,7 @@ use super::{
     project_of,
 };
 use crate::api::body::{self, Fields, clip};
+use crate::api::call::{Call, tx};
 use crate::api::query::Params;
 use crate::api::{ApiError, AppState, RequestContext, Service, time};
 use crate::network::networks;
@@ -12,9 +13,8 @@ use crate::network::ports::{self, Port, WantedAddress, Which};
 use crate::network::{addresses, security_groups, servers};
 use crate::store::Tx;
 use crate::workflow::Env;
-use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -252,32 +252,22 @@ async fn resolve_groups(
 }
 
 /// `POST /v2.0/ports`, one or several.
-pub async fn create(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let (all, bulk) = one_or_many(&body, "port", "ports")?;
     let new: Vec<NewPort> = all
         .iter()
-        .map(|f| parse(&app, &context, f))
+        .map(|f| parse(&call.app, &call.context, f))
         .collect::<Result<_, _>>()?;
-    let env = env(&app);
-    let stored = app
-        .store
-        .tx(|tx| {
-            let (new, context, env) = (new.clone(), context.clone(), env.clone());
-            Box::pin(async move {
-                let mut stored = Vec::new();
-                for one in new {
-                    stored.push(insert(tx, &context, &env, one).await?);
-                }
-                Ok::<_, ApiError>(stored)
-            })
-        })
-        .await?;
-    let views = stored.iter().map(|p| view(&context, p)).collect();
+    let env = env(&call.app);
+    let stored = tx!(call, |tx| [new, call, env] {
+        let mut stored = Vec::new();
+        for one in new {
+            stored.push(insert(tx, &call.context, &env, one).await?);
+        }
+        Ok::<_, ApiError>(stored)
+    })?;
+    let views = stored.iter().map(|p| view(&call.context, p)).collect();
     Ok(created("port", "ports", bulk, views))
 }
 
@@ -312,46 +302,27 @@ async fn insert(
 }
 
 /// `GET /v2.0/ports`
-pub async fn list(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    let which = match (query.get("id"), context.is_admin) {
+pub async fn list(call: Call, query: Params) -> Reply {
+    let which = match (query.get("id"), call.context.is_admin) {
         (Some(id), _) => Which::Id(id.to_owned()),
         (None, true) => Which::All,
-        (None, false) => Which::Project(context.project_id.clone()),
+        (None, false) => Which::Project(call.context.project_id.clone()),
     };
-    let all = app
-        .store
-        .tx(|tx| {
-            let which = which.clone();
-            Box::pin(async move { Ok::<_, ApiError>(ports::list(tx, &which).await?) })
-        })
-        .await?;
+    let all = tx!(call, |tx| [which] { Ok::<_, ApiError>(ports::list(tx, &which).await?) })?;
     let views = all
         .iter()
-        .filter(|p| context.may_see(&p.project_id))
-        .map(|p| view(&context, p))
+        .filter(|p| call.context.may_see(&p.project_id))
+        .map(|p| view(&call.context, p))
         .collect();
-    answer_list(&app, "ports", "ports", FILTERS, views, &query)
+    answer_list(&call.app, "ports", "ports", FILTERS, views, &query)
 }
 
 /// `GET /v2.0/ports/{id}`
-pub async fn show(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    query: Params,
-) -> Reply {
-    let port = app
-        .store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move { ports::load(tx, &context, &id).await })
-        })
-        .await?;
-    Ok(ok(json!({"port": only(view(&context, &port), &query)})))
+pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
+    let port = tx!(call, |tx| [call, id] { ports::load(tx, &call.context, &id).await })?;
+    Ok(ok(
+        json!({"port": only(view(&call.context, &port), &query)}),
+    ))
 }
 
 /// What a PUT says.
@@ -379,16 +350,11 @@ impl Change {
 }
 
 /// `PUT /v2.0/ports/{id}`
-pub async fn update(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let fields = Fields::within(Service::Network, &body, "port")?;
     fields.only(SETTABLE)?;
-    check_offered(&context, &fields)?;
+    check_offered(&call.context, &fields)?;
     let change = Change {
         name: fields.text("name", 255)?,
         description: fields.text("description", 255)?,
@@ -399,16 +365,9 @@ pub async fn update(
         groups: fields.texts("security_groups")?,
         wanted: fixed_ips(&fields)?,
     };
-    let env = env(&app);
-    let port = app
-        .store
-        .tx(|tx| {
-            let (context, id, change) = (context.clone(), id.clone(), change.clone());
-            let env = env.clone();
-            Box::pin(async move { apply(tx, &context, &env, &id, change).await })
-        })
-        .await?;
-    Ok(ok(json!({"port": view(&context, &port)})))
+    let env = env(&call.app);
+    let port = tx!(call, |tx| [call, id, change, env] { apply(tx, &call.context, &env, &id, change).await })?;
+    Ok(ok(json!({"port": view(&call.context, &port)})))
 }
 
 async fn apply(
@@ -457,32 +416,23 @@ async fn apply(
 }
 
 /// `DELETE /v2.0/ports/{id}`
-pub async fn delete(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-) -> Reply {
-    app.store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move {
-                let port = ports::load(tx, &context, &id).await?;
-                if port.instance_id.is_some() {
-                    return Err(ApiError::new(
-                        Service::Network,
-                        StatusCode::CONFLICT,
-                        format!(
-                            "Port {id} is in use by server {}: a NIC cannot be taken out of a \
-                             server yet; delete the server first.",
-                            port.device_id
-                        ),
-                    )
-                    .kind("PortInUse"));
-                }
-                ports::delete(tx, &id).await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    tx!(call, |tx| [call, id] {
+        let port = ports::load(tx, &call.context, &id).await?;
+        if port.instance_id.is_some() {
+            return Err(ApiError::new(
+                Service::Network,
+                StatusCode::CONFLICT,
+                format!(
+                    "Port {id} is in use by server {}: a NIC cannot be taken out of a \
+                     server yet; delete the server first.",
+                    port.device_id
+                ),
+            )
+            .kind("PortInUse"));
+        }
+        ports::delete(tx, &id).await?;
+        Ok::<_, ApiError>(())
+    })?;
     Ok(no_content())
 }

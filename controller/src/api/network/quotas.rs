@@ -2,14 +2,15 @@
 
 use super::{Reply, answer_list, forbidden, no_content, ok};
 use crate::api::body::{self, Fields};
+use crate::api::call::{Call, tx};
 use crate::api::query::Params;
-use crate::api::{ApiError, AppState, RequestContext, Service};
+use crate::api::{ApiError, RequestContext, Service};
 use crate::network::quotas::{self, COUNTED};
 use crate::params;
 use crate::store::Tx;
 use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use serde_json::{Map, Value, json};
 
 fn may_see(context: &RequestContext, project: &str) -> Result<(), ApiError> {
@@ -38,31 +39,22 @@ async fn limits(tx: &mut Tx, project: &str) -> Result<Value, ApiError> {
 }
 
 /// `GET /v2.0/quotas`: projects whose quotas were set.
-pub async fn list(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    admin_only(&context)?;
-    let items = app
-        .store
-        .tx(|tx| {
-            Box::pin(async move {
-                let sql = "SELECT DISTINCT project_id FROM network_quotas ORDER BY project_id";
-                let mut items = Vec::new();
-                for row in tx.query(sql, &[]).await? {
-                    let project = row.text("project_id")?;
-                    let mut item = limits(tx, &project).await?;
-                    item["project_id"] = json!(project);
-                    item["tenant_id"] = json!(project);
-                    items.push(item);
-                }
-                Ok::<_, ApiError>(items)
-            })
-        })
-        .await?;
+pub async fn list(call: Call, query: Params) -> Reply {
+    admin_only(&call.context)?;
+    let items = tx!(call, |tx| [] {
+        let sql = "SELECT DISTINCT project_id FROM network_quotas ORDER BY project_id";
+        let mut items = Vec::new();
+        for row in tx.query(sql, &[]).await? {
+            let project = row.text("project_id")?;
+            let mut item = limits(tx, &project).await?;
+            item["project_id"] = json!(project);
+            item["tenant_id"] = json!(project);
+            items.push(item);
+        }
+        Ok::<_, ApiError>(items)
+    })?;
     answer_list(
-        &app,
+        &call.app,
         "quotas",
         "quotas",
         &["project_id", "tenant_id"],
@@ -72,19 +64,9 @@ pub async fn list(
 }
 
 /// `GET /v2.0/quotas/{project}`
-pub async fn show(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(project): Path<String>,
-) -> Reply {
-    may_see(&context, &project)?;
-    let quota = app
-        .store
-        .tx(|tx| {
-            let project = project.clone();
-            Box::pin(async move { limits(tx, &project).await })
-        })
-        .await?;
+pub async fn show(call: Call, Path(project): Path<String>) -> Reply {
+    may_see(&call.context, &project)?;
+    let quota = tx!(call, |tx| [project] { limits(tx, &project).await })?;
     Ok(ok(json!({"quota": quota})))
 }
 
@@ -102,39 +84,24 @@ pub async fn defaults(
 }
 
 /// `GET /v2.0/quotas/{project}/details.json`
-pub async fn details(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(project): Path<String>,
-) -> Reply {
-    may_see(&context, &project)?;
-    let quota = app
-        .store
-        .tx(|tx| {
-            let project = project.clone();
-            Box::pin(async move {
-                let mut all = Map::new();
-                for what in COUNTED {
-                    let limit = quotas::limit(tx, &project, *what).await?;
-                    let used = quotas::used(tx, &project, *what).await?;
-                    let detail = json!({"limit": limit, "used": used, "reserved": 0});
-                    all.insert(what.name.to_owned(), detail);
-                }
-                Ok::<_, ApiError>(all)
-            })
-        })
-        .await?;
+pub async fn details(call: Call, Path(project): Path<String>) -> Reply {
+    may_see(&call.context, &project)?;
+    let quota = tx!(call, |tx| [project] {
+        let mut all = Map::new();
+        for what in COUNTED {
+            let limit = quotas::limit(tx, &project, *what).await?;
+            let used = quotas::used(tx, &project, *what).await?;
+            let detail = json!({"limit": limit, "used": used, "reserved": 0});
+            all.insert(what.name.to_owned(), detail);
+        }
+        Ok::<_, ApiError>(all)
+    })?;
     Ok(ok(json!({"quota": quota})))
 }
 
 /// `PUT /v2.0/quotas/{project}`; -1 is no limit.
-pub async fn update(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(project): Path<String>,
-    bytes: Bytes,
-) -> Reply {
-    admin_only(&context)?;
+pub async fn update(call: Call, Path(project): Path<String>, bytes: Bytes) -> Reply {
+    admin_only(&call.context)?;
     let body = body::parse(Service::Network, &bytes)?;
     let fields = Fields::within(Service::Network, &body, "quota")?;
     let mut known: Vec<&str> = COUNTED.iter().map(|w| w.name).collect();
@@ -146,46 +113,31 @@ pub async fn update(
             changes.push((what.name, value));
         }
     }
-    let quota = app
-        .store
-        .tx(|tx| {
-            let (project, changes) = (project.clone(), changes.clone());
-            Box::pin(async move {
-                for (name, value) in changes {
-                    tx.execute(
-                        "INSERT INTO network_quotas (project_id, resource, value) \
-                         VALUES ($1, $2, $3) ON CONFLICT (project_id, resource) \
-                         DO UPDATE SET value = excluded.value",
-                        params![&project, name, value],
-                    )
-                    .await?;
-                }
-                limits(tx, &project).await
-            })
-        })
-        .await?;
+    let quota = tx!(call, |tx| [project, changes] {
+        for (name, value) in changes {
+            tx.execute(
+                "INSERT INTO network_quotas (project_id, resource, value) \
+                 VALUES ($1, $2, $3) ON CONFLICT (project_id, resource) \
+                 DO UPDATE SET value = excluded.value",
+                params![&project, name, value],
+            )
+            .await?;
+        }
+        limits(tx, &project).await
+    })?;
     Ok(ok(json!({"quota": quota})))
 }
 
 /// `DELETE /v2.0/quotas/{project}`: back to the defaults.
-pub async fn reset(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(project): Path<String>,
-) -> Reply {
-    admin_only(&context)?;
-    app.store
-        .tx(|tx| {
-            let project = project.clone();
-            Box::pin(async move {
-                tx.execute(
-                    "DELETE FROM network_quotas WHERE project_id = $1",
-                    params![project],
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
+pub async fn reset(call: Call, Path(project): Path<String>) -> Reply {
+    admin_only(&call.context)?;
+    tx!(call, |tx| [project] {
+        tx.execute(
+            "DELETE FROM network_quotas WHERE project_id = $1",
+            params![project],
+        )
         .await?;
+        Ok::<_, ApiError>(())
+    })?;
     Ok(no_content())
 }

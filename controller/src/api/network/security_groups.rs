@@ -2,6 +2,7 @@
 
 use super::{Reply, answer_list, created, no_content, ok, one_or_many, only, project_of};
 use crate::api::body::{self, Fields};
+use crate::api::call::{Call, tx};
 use crate::api::query::Params;
 use crate::api::{ApiError, AppState, RequestContext, Service, time};
 use crate::network::networks;
@@ -10,9 +11,8 @@ use crate::network::security_groups::{self, Group, Rule};
 use crate::params;
 use crate::store::Tx;
 use crate::workflow::Env;
-use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use serde_json::{Value, json};
 
 const FILTERS: &[&str] = &[
@@ -91,27 +91,17 @@ fn scope(context: &RequestContext) -> Option<String> {
 }
 
 /// `GET /v2.0/security-groups`. A project's default group is made when somebody looks.
-pub async fn list(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    let env = env(&app);
-    let groups = app
-        .store
-        .tx(|tx| {
-            let (context, env) = (context.clone(), env.clone());
-            Box::pin(async move {
-                if !context.project_id.is_empty() {
-                    security_groups::ensure_default(tx, &env, &context.project_id).await?;
-                }
-                Ok::<_, ApiError>(security_groups::list(tx, scope(&context).as_deref()).await?)
-            })
-        })
-        .await?;
+pub async fn list(call: Call, query: Params) -> Reply {
+    let env = env(&call.app);
+    let groups = tx!(call, |tx| [call, env] {
+        if !call.context.project_id.is_empty() {
+            security_groups::ensure_default(tx, &env, &call.context.project_id).await?;
+        }
+        Ok::<_, ApiError>(security_groups::list(tx, scope(&call.context).as_deref()).await?)
+    })?;
     let views = groups.iter().map(view).collect();
     answer_list(
-        &app,
+        &call.app,
         "security_groups",
         "security-groups",
         FILTERS,
@@ -121,11 +111,7 @@ pub async fn list(
 }
 
 /// `POST /v2.0/security-groups`, one or several.
-pub async fn create(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let (all, bulk) = one_or_many(&body, "security_group", "security_groups")?;
     let mut new = Vec::new();
@@ -135,29 +121,23 @@ pub async fn create(
             return Err(super::not_offered("stateful", "false"));
         }
         new.push((
-            project_of(&context, fields)?,
+            project_of(&call.context, fields)?,
             fields.text("name", 255)?.unwrap_or_default(),
             fields.text("description", 255)?.unwrap_or_default(),
         ));
     }
-    let env = env(&app);
-    let groups = app
-        .store
-        .tx(|tx| {
-            let (new, env) = (new.clone(), env.clone());
-            Box::pin(async move {
-                let mut groups = Vec::new();
-                for (project, name, description) in &new {
-                    security_groups::ensure_default(tx, &env, project).await?;
-                    groups.push(
-                        security_groups::create(tx, &env, project, name, description, false)
-                            .await?,
-                    );
-                }
-                Ok::<_, ApiError>(groups)
-            })
-        })
-        .await?;
+    let env = env(&call.app);
+    let groups = tx!(call, |tx| [new, env] {
+        let mut groups = Vec::new();
+        for (project, name, description) in &new {
+            security_groups::ensure_default(tx, &env, project).await?;
+            groups.push(
+                security_groups::create(tx, &env, project, name, description, false)
+                    .await?,
+            );
+        }
+        Ok::<_, ApiError>(groups)
+    })?;
     let views = groups.iter().map(view).collect();
     Ok(created("security_group", "security_groups", bulk, views))
 }
@@ -170,29 +150,13 @@ async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Group, 
 }
 
 /// `GET /v2.0/security-groups/{id}`
-pub async fn show(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    query: Params,
-) -> Reply {
-    let group = app
-        .store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move { load(tx, &context, &id).await })
-        })
-        .await?;
+pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
+    let group = tx!(call, |tx| [call, id] { load(tx, &call.context, &id).await })?;
     Ok(ok(json!({"security_group": only(view(&group), &query)})))
 }
 
 /// `PUT /v2.0/security-groups/{id}`
-pub async fn update(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let fields = Fields::within(Service::Network, &body, "security_group")?;
     fields.only(&["name", "description", "stateful"])?;
@@ -201,73 +165,48 @@ pub async fn update(
     }
     let name = fields.text("name", 255)?;
     let description = fields.text("description", 255)?;
-    let now = app.clock.now_millis();
-    let group = app
-        .store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            let (name, description) = (name.clone(), description.clone());
-            Box::pin(async move {
-                let group = load(tx, &context, &id).await?;
-                let renamed = name.as_deref().is_some_and(|n| n != group.name);
-                if renamed && (group.is_default || name.as_deref() == Some("default")) {
-                    return Err(ApiError::new(
-                        Service::Network,
-                        axum::http::StatusCode::CONFLICT,
-                        "Updating default security group not allowed: its name is its own.",
-                    )
-                    .kind("SecurityGroupCannotUpdateDefault"));
-                }
-                tx.execute(
-                    "UPDATE security_groups SET name = COALESCE($1, name), \
-                     description = COALESCE($2, description), revision = revision + 1, \
-                     updated_at = $3 WHERE id = $4",
-                    params![name, description, now, &id],
-                )
-                .await?;
-                load(tx, &context, &id).await
-            })
-        })
+    let now = call.now();
+    let group = tx!(call, |tx| [call, id, name, description] {
+        let group = load(tx, &call.context, &id).await?;
+        let renamed = name.as_deref().is_some_and(|n| n != group.name);
+        if renamed && (group.is_default || name.as_deref() == Some("default")) {
+            return Err(ApiError::new(
+                Service::Network,
+                axum::http::StatusCode::CONFLICT,
+                "Updating default security group not allowed: its name is its own.",
+            )
+            .kind("SecurityGroupCannotUpdateDefault"));
+        }
+        tx.execute(
+            "UPDATE security_groups SET name = COALESCE($1, name), \
+             description = COALESCE($2, description), revision = revision + 1, \
+             updated_at = $3 WHERE id = $4",
+            params![name, description, now, &id],
+        )
         .await?;
+        load(tx, &call.context, &id).await
+    })?;
     Ok(ok(json!({"security_group": view(&group)})))
 }
 
 /// `DELETE /v2.0/security-groups/{id}`, with its rules.
-pub async fn delete(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-) -> Reply {
-    app.store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move {
-                let group = load(tx, &context, &id).await?;
-                security_groups::delete(tx, &group, context.is_admin).await
-            })
-        })
-        .await?;
+pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    tx!(call, |tx| [call, id] {
+        let group = load(tx, &call.context, &id).await?;
+        security_groups::delete(tx, &group, call.context.is_admin).await
+    })?;
     Ok(no_content())
 }
 
 /// `GET /v2.0/security-group-rules`
-pub async fn list_rules(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    let rules = app
-        .store
-        .tx(|tx| {
-            let scope = scope(&context);
-            Box::pin(async move {
-                Ok::<_, ApiError>(security_groups::rules(tx, scope.as_deref()).await?)
-            })
-        })
-        .await?;
+pub async fn list_rules(call: Call, query: Params) -> Reply {
+    let scope = scope(&call.context);
+    let rules = tx!(call, |tx| [scope] {
+        Ok::<_, ApiError>(security_groups::rules(tx, scope.as_deref()).await?)
+    })?;
     let views = rules.iter().map(rule_view).collect();
     answer_list(
-        &app,
+        &call.app,
         "security_group_rules",
         "security-group-rules",
         RULE_FILTERS,
@@ -321,37 +260,27 @@ fn parse_rule(app: &AppState, fields: &Fields<'_>) -> Result<Rule, ApiError> {
 }
 
 /// `POST /v2.0/security-group-rules`, one or several.
-pub async fn create_rule(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn create_rule(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let (all, bulk) = one_or_many(&body, "security_group_rule", "security_group_rules")?;
     let new: Vec<Rule> = all
         .iter()
-        .map(|f| parse_rule(&app, f))
+        .map(|f| parse_rule(&call.app, f))
         .collect::<Result<_, _>>()?;
-    let rules = app
-        .store
-        .tx(|tx| {
-            let (new, context) = (new.clone(), context.clone());
-            Box::pin(async move {
-                let mut rules = Vec::new();
-                for mut rule in new {
-                    let group = load(tx, &context, &rule.group_id).await?;
-                    if let Some(remote) = &rule.remote_group_id {
-                        load(tx, &context, remote).await?;
-                    }
-                    rule.project_id = group.project_id;
-                    quotas::one_more(tx, &rule.project_id, quotas::SECURITY_GROUP_RULE).await?;
-                    security_groups::insert_rule(tx, &rule).await?;
-                    rules.push(rule);
-                }
-                Ok::<_, ApiError>(rules)
-            })
-        })
-        .await?;
+    let rules = tx!(call, |tx| [new, call] {
+        let mut rules = Vec::new();
+        for mut rule in new {
+            let group = load(tx, &call.context, &rule.group_id).await?;
+            if let Some(remote) = &rule.remote_group_id {
+                load(tx, &call.context, remote).await?;
+            }
+            rule.project_id = group.project_id;
+            quotas::one_more(tx, &rule.project_id, quotas::SECURITY_GROUP_RULE).await?;
+            security_groups::insert_rule(tx, &rule).await?;
+            rules.push(rule);
+        }
+        Ok::<_, ApiError>(rules)
+    })?;
     let views = rules.iter().map(rule_view).collect();
     Ok(created(
         "security_group_rule",
@@ -374,43 +303,23 @@ async fn load_rule(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Ru
 }
 
 /// `GET /v2.0/security-group-rules/{id}`
-pub async fn show_rule(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    query: Params,
-) -> Reply {
-    let rule = app
-        .store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move { load_rule(tx, &context, &id).await })
-        })
-        .await?;
+pub async fn show_rule(call: Call, Path(id): Path<String>, query: Params) -> Reply {
+    let rule = tx!(call, |tx| [call, id] { load_rule(tx, &call.context, &id).await })?;
     Ok(ok(
         json!({"security_group_rule": only(rule_view(&rule), &query)}),
     ))
 }
 
 /// `DELETE /v2.0/security-group-rules/{id}`
-pub async fn delete_rule(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-) -> Reply {
-    app.store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move {
-                load_rule(tx, &context, &id).await?;
-                tx.execute(
-                    "DELETE FROM security_group_rules WHERE id = $1",
-                    params![&id],
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
+pub async fn delete_rule(call: Call, Path(id): Path<String>) -> Reply {
+    tx!(call, |tx| [call, id] {
+        load_rule(tx, &call.context, &id).await?;
+        tx.execute(
+            "DELETE FROM security_group_rules WHERE id = $1",
+            params![&id],
+        )
         .await?;
+        Ok::<_, ApiError>(())
+    })?;
     Ok(no_content())
 }

@@ -4,14 +4,14 @@ use super::{
     Reply, answer_list, bad, created, forbidden, no_content, not_offered, ok, one_or_many, only,
 };
 use crate::api::body::{self, Fields, clip};
+use crate::api::call::{Call, tx};
 use crate::api::query::Params;
 use crate::api::{ApiError, AppState, RequestContext, Service, time};
 use crate::network::networks;
 use crate::network::subnets::{self, Subnet};
 use crate::store::Tx;
-use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::Path;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -216,73 +216,53 @@ fn parse(app: &AppState, fields: &Fields<'_>) -> Result<Subnet, ApiError> {
 }
 
 /// `POST /v2.0/subnets`, one or several.
-pub async fn create(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let (all, bulk) = one_or_many(&body, "subnet", "subnets")?;
     let mut new = Vec::new();
     for fields in &all {
-        let project = super::project_of(&context, fields)?;
+        let project = super::project_of(&call.context, fields)?;
         new.push(Subnet {
             project_id: project,
-            ..parse(&app, fields)?
+            ..parse(&call.app, fields)?
         });
     }
-    let stored = app
-        .store
-        .tx(|tx| {
-            let (new, context) = (new.clone(), context.clone());
-            Box::pin(async move {
-                let mut stored = Vec::new();
-                for mut subnet in new {
-                    let network = networks::load(tx, &context, &subnet.network_id).await?;
-                    if !context.may_see(&network.project_id) {
-                        return Err(forbidden("Only a network's owner may make subnets on it."));
-                    }
-                    if !context.is_admin {
-                        subnet.project_id.clone_from(&network.project_id);
-                    }
-                    subnets::insert(tx, &subnet).await?;
-                    crate::network::servers::changed(tx, &subnet.network_id).await?;
-                    stored.push(subnet);
-                }
-                Ok::<_, ApiError>(stored)
-            })
-        })
-        .await?;
+    let stored = tx!(call, |tx| [new, call] {
+        let mut stored = Vec::new();
+        for mut subnet in new {
+            let network = networks::load(tx, &call.context, &subnet.network_id).await?;
+            if !call.context.may_see(&network.project_id) {
+                return Err(forbidden("Only a network's owner may make subnets on it."));
+            }
+            if !call.context.is_admin {
+                subnet.project_id.clone_from(&network.project_id);
+            }
+            subnets::insert(tx, &subnet).await?;
+            crate::network::servers::changed(tx, &subnet.network_id).await?;
+            stored.push(subnet);
+        }
+        Ok::<_, ApiError>(stored)
+    })?;
     let views = stored.iter().map(view).collect();
     Ok(created("subnet", "subnets", bulk, views))
 }
 
 /// `GET /v2.0/subnets`: those of networks that the caller may see; of external networks that
 /// are not shared, only its own.
-pub async fn list(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    let all = app
-        .store
-        .tx(|tx| {
-            let context = context.clone();
-            Box::pin(async move {
-                let usable: HashSet<String> = networks::list(tx, &context)
-                    .await?
-                    .into_iter()
-                    .filter(|n| n.usable_by(&context))
-                    .map(|n| n.id)
-                    .collect();
-                let mut all = subnets::list(tx, None).await?;
-                all.retain(|s| usable.contains(&s.network_id) || context.may_see(&s.project_id));
-                Ok::<_, ApiError>(all)
-            })
-        })
-        .await?;
+pub async fn list(call: Call, query: Params) -> Reply {
+    let all = tx!(call, |tx| [call] {
+        let usable: HashSet<String> = networks::list(tx, &call.context)
+            .await?
+            .into_iter()
+            .filter(|n| n.usable_by(&call.context))
+            .map(|n| n.id)
+            .collect();
+        let mut all = subnets::list(tx, None).await?;
+        all.retain(|s| usable.contains(&s.network_id) || call.context.may_see(&s.project_id));
+        Ok::<_, ApiError>(all)
+    })?;
     let views = all.iter().map(view).collect();
-    answer_list(&app, "subnets", "subnets", FILTERS, views, &query)
+    answer_list(&call.app, "subnets", "subnets", FILTERS, views, &query)
 }
 
 /// One, if the caller may see it.
@@ -311,19 +291,8 @@ async fn load_own(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Sub
 }
 
 /// `GET /v2.0/subnets/{id}`
-pub async fn show(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    query: Params,
-) -> Reply {
-    let subnet = app
-        .store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move { load(tx, &context, &id).await })
-        })
-        .await?;
+pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
+    let subnet = tx!(call, |tx| [call, id] { load(tx, &call.context, &id).await })?;
     Ok(ok(json!({"subnet": only(view(&subnet), &query)})))
 }
 
@@ -340,12 +309,7 @@ struct Change {
 }
 
 /// `PUT /v2.0/subnets/{id}`
-pub async fn update(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-    bytes: Bytes,
-) -> Reply {
+pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Network, &bytes)?;
     let fields = Fields::within(Service::Network, &body, "subnet")?;
     fields.only(SETTABLE)?;
@@ -361,46 +325,31 @@ pub async fn update(
         dns: resolvers(&fields)?,
         pools: pools(&fields)?,
     };
-    let now = app.clock.now_millis();
-    let subnet = app
-        .store
-        .tx(|tx| {
-            let (context, id, change) = (context.clone(), id.clone(), change.clone());
-            Box::pin(async move {
-                let before = load_own(tx, &context, &id).await?;
-                let mut after = before.clone();
-                after.name = change.name.unwrap_or(after.name);
-                after.description = change.description.unwrap_or(after.description);
-                after.gateway = change.gateway.unwrap_or(after.gateway);
-                after.dhcp = change.dhcp.unwrap_or(after.dhcp);
-                after.dns = change.dns.unwrap_or(after.dns);
-                after.pools = change.pools.unwrap_or(after.pools);
-                after.updated_at = now;
-                subnets::update(tx, &before, &after).await?;
-                after.revision += 1;
-                Ok::<_, ApiError>(after)
-            })
-        })
-        .await?;
+    let now = call.now();
+    let subnet = tx!(call, |tx| [call, id, change] {
+        let before = load_own(tx, &call.context, &id).await?;
+        let mut after = before.clone();
+        after.name = change.name.unwrap_or(after.name);
+        after.description = change.description.unwrap_or(after.description);
+        after.gateway = change.gateway.unwrap_or(after.gateway);
+        after.dhcp = change.dhcp.unwrap_or(after.dhcp);
+        after.dns = change.dns.unwrap_or(after.dns);
+        after.pools = change.pools.unwrap_or(after.pools);
+        after.updated_at = now;
+        subnets::update(tx, &before, &after).await?;
+        after.revision += 1;
+        Ok::<_, ApiError>(after)
+    })?;
     Ok(ok(json!({"subnet": view(&subnet)})))
 }
 
 /// `DELETE /v2.0/subnets/{id}`
-pub async fn delete(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Path(id): Path<String>,
-) -> Reply {
-    app.store
-        .tx(|tx| {
-            let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move {
-                let subnet = load_own(tx, &context, &id).await?;
-                subnets::delete(tx, &id).await?;
-                crate::network::servers::changed(tx, &subnet.network_id).await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    tx!(call, |tx| [call, id] {
+        let subnet = load_own(tx, &call.context, &id).await?;
+        subnets::delete(tx, &id).await?;
+        crate::network::servers::changed(tx, &subnet.network_id).await?;
+        Ok::<_, ApiError>(())
+    })?;
     Ok(no_content())
 }
