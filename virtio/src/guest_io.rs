@@ -156,11 +156,17 @@ impl GuestIo {
     }
 
     /// One call for one frame, repeated only if a signal interrupted it; then empties the list.
+    /// A frame cannot be served in parts: one of more vectors than a call takes (segments that
+    /// each lie across two regions of memory) is refused.
     fn once(
         &mut self,
         call: impl Fn(*const libc::iovec, libc::c_int) -> isize,
     ) -> io::Result<usize> {
         let count = vector_count(&self.vectors);
+        if self.vectors.len() > MAX_SEGMENTS {
+            self.vectors.clear();
+            return Err(io::ErrorKind::ArgumentListTooLong.into());
+        }
         let result = loop {
             match outcome(call(self.vectors.as_ptr(), count)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -96,6 +96,14 @@ impl<J: Job> Life<J> {
         }
     }
 
+    /// Runs a paused job on the caller's thread.
+    #[cfg(any(test, feature = "testkit"))]
+    pub(crate) fn run_here(&mut self, passes: usize) {
+        if let Stage::Paused(job) = &mut self.stage {
+            crate::worker::run_here(job, passes);
+        }
+    }
+
     fn wrong(&self, call: &'static str) -> DeviceError {
         let state = match self.stage {
             Stage::Inactive => "inactive",

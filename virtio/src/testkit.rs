@@ -8,7 +8,11 @@
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects
 )]
-#![allow(missing_docs)]
+#![allow(missing_docs, reason = "a testkit's names say what they do")]
+
+mod still;
+
+pub use still::{RunHere, Still};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -322,10 +326,10 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A disk of 16 sectors.
+/// A disk of 16 sectors, on `file` (see [`unnamed_file`]).
 #[cfg(feature = "testkit")]
-pub fn sample_disk() -> Block<()> {
-    let file = tempfile_of(16 * 512);
+pub fn sample_disk(file: std::fs::File) -> Block<()> {
+    file.set_len(16 * 512).unwrap();
     let (name, serial) = ("fuzz".to_owned(), "fuzz".to_owned());
     let config = BlockConfig {
         name,
@@ -337,18 +341,18 @@ pub fn sample_disk() -> Block<()> {
     Block::new(config).unwrap()
 }
 
+/// A file that nobody else can find, and that is gone with its last descriptor.
 #[cfg(feature = "testkit")]
-fn tempfile_of(len: u64) -> std::fs::File {
+pub fn unnamed_file() -> std::fs::File {
     let path = std::env::temp_dir().join(format!("berth-fuzz-{}", std::process::id()));
-    let mut options = std::fs::OpenOptions::new();
-    let file = options
+    let file = std::fs::File::options()
         .read(true)
         .write(true)
         .create(true)
-        .truncate(false)
-        .open(path)
+        .truncate(true)
+        .open(&path)
         .unwrap();
-    file.set_len(len).unwrap();
+    std::fs::remove_file(path).unwrap();
     file
 }
 
@@ -360,8 +364,8 @@ pub fn sample_net() -> (Net<()>, std::os::unix::net::UnixDatagram) {
     let config = NetConfig {
         name: "fuzz".to_owned(),
         tap,
-        mac: None,
-        mtu: None,
+        mac: Some([2, 0, 0, 0, 0, 1]),
+        mtu: Some(1500),
     };
     (Net::new(config).unwrap(), wire)
 }

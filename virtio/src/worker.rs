@@ -190,3 +190,27 @@ fn run<J: Job>(mut job: J, control: &Control) -> J {
     }
     job
 }
+
+/// A worker's passes without its thread: until the job has nothing to do, fails, or has had
+/// `passes` of them.
+#[cfg(any(test, feature = "testkit"))]
+#[expect(
+    clippy::expect_used,
+    reason = "without eventfds there is nothing to test"
+)]
+pub(crate) fn run_here<J: Job>(job: &mut J, passes: usize) {
+    let control = Control::new(job).expect("an epoll descriptor and an eventfd");
+    let mut ready = job
+        .sources()
+        .iter()
+        .fold(0, |all, (source, _)| all | source);
+    for _ in 0..passes {
+        match job.run(ready, &control) {
+            Ok(again) => ready = again | control.wait(false),
+            Err(fault) => return job.failed(&fault),
+        }
+        if ready == 0 {
+            return;
+        }
+    }
+}

@@ -155,6 +155,14 @@ fn disk_bytes(file: &mut File) -> std::io::Result<Option<u64>> {
     }
 }
 
+#[cfg(any(test, feature = "testkit"))]
+impl<B: GuestBitmap> Block<B> {
+    /// See [`RunHere`](crate::testkit::RunHere).
+    pub(crate) fn job_here(&mut self, passes: usize) {
+        self.life.run_here(passes);
+    }
+}
+
 impl<B: GuestBitmap> VirtioDevice<B> for Block<B> {
     fn device_type(&self) -> u32 {
         VIRTIO_ID_BLOCK

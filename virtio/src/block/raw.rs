@@ -98,24 +98,29 @@ impl<B: GuestBitmap> Job for RawJob<B> {
 impl<B: GuestBitmap> RawJob<B> {
     /// Answers up to [`BATCH`] requests, then tells the driver, if it wants to know.
     fn drain(&mut self, mem: &GuestMemoryMmap<B>) -> Result<(), QueueFault> {
-        let mut result = Ok(());
+        let mut result = Ok(true);
         for _ in 0..BATCH {
-            match self.queue.pop(mem, &mut self.chain) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(fault) => {
-                    result = Err(fault);
-                    break;
-                }
+            result = self.serve_next(mem);
+            if !matches!(result, Ok(true)) {
+                break;
             }
-            let written = self.answer(mem)?;
-            self.queue.add_used(mem, self.chain.head, written)?;
-            self.queue.publish(mem)?;
         }
+        // What was answered before a fault is the driver's all the same.
         if self.queue.wants_interrupt(mem)? {
             self.interrupt.signal_queue(self.queue.index);
         }
-        result
+        result.map(drop)
+    }
+
+    /// Answers the next request; false if there is none.
+    fn serve_next(&mut self, mem: &GuestMemoryMmap<B>) -> Result<bool, QueueFault> {
+        if !self.queue.pop(mem, &mut self.chain)? {
+            return Ok(false);
+        }
+        let written = self.answer(mem)?;
+        self.queue.add_used(mem, self.chain.head, written)?;
+        self.queue.publish(mem)?;
+        Ok(true)
     }
 
     /// Serves the request in `self.chain`; returns how many bytes were written to the guest.

@@ -98,6 +98,14 @@ impl<B: GuestBitmap> Net<B> {
     }
 }
 
+#[cfg(any(test, feature = "testkit"))]
+impl<B: GuestBitmap> Net<B> {
+    /// See [`RunHere`](crate::testkit::RunHere).
+    pub(crate) fn job_here(&mut self, passes: usize) {
+        self.life.run_here(passes);
+    }
+}
+
 impl<B: GuestBitmap> VirtioDevice<B> for Net<B> {
     fn device_type(&self) -> u32 {
         VIRTIO_ID_NET

@@ -142,7 +142,10 @@ impl Tap {
 
     /// A tap whose wire is in the test's hands.
     #[cfg(any(test, feature = "testkit"))]
-    #[allow(clippy::unwrap_used)]
+    #[allow(
+        clippy::unwrap_used,
+        reason = "a test that gets no socket pair has nothing to test"
+    )]
     pub(crate) fn socket() -> (Self, std::os::unix::net::UnixDatagram) {
         let (ours, wire) = std::os::unix::net::UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();

@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::*;
 use crate::testkit::*;
 
+mod properties;
+
 const MRG_RXBUF: u64 = 1 << 15;
 const RX: usize = 0;
 const TX: usize = 1;

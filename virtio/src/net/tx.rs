@@ -31,17 +31,31 @@ impl Transmitter {
         queue: &mut DeviceQueue,
         tap: BorrowedFd<'_>,
     ) -> Result<bool, QueueFault> {
-        let mut more = true;
+        let mut result = Ok(true);
         for _ in 0..PASS {
-            if !queue.pop(mem, &mut self.chain)? {
-                more = false;
+            result = self.send_next(mem, queue, tap);
+            if !matches!(result, Ok(true)) {
                 break;
             }
-            self.send(mem, tap)?;
-            queue.add_used(mem, self.chain.head, 0)?;
         }
+        // What was sent before a fault is the driver's again all the same.
         queue.publish(mem)?;
-        Ok(more)
+        result
+    }
+
+    /// Sends the next frame; false if there is none.
+    fn send_next<B: GuestBitmap>(
+        &mut self,
+        mem: &GuestMemoryMmap<B>,
+        queue: &mut DeviceQueue,
+        tap: BorrowedFd<'_>,
+    ) -> Result<bool, QueueFault> {
+        if !queue.pop(mem, &mut self.chain)? {
+            return Ok(false);
+        }
+        self.send(mem, tap)?;
+        queue.add_used(mem, self.chain.head, 0)?;
+        Ok(true)
     }
 
     fn send<B: GuestBitmap>(
