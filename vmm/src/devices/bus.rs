@@ -7,6 +7,7 @@
 //!
 //! There is one `match` on devices in the VMM, and it is here.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -33,6 +34,8 @@ pub struct Bus {
     /// In the order of the machine's slots.
     virtio: Vec<Mutex<Transport>>,
     boot_timer: Option<Instant>,
+    /// A guest's boot is timed once, however often it says that it has booted.
+    booted: AtomicBool,
 }
 
 impl Bus {
@@ -52,6 +55,7 @@ impl Bus {
             events,
             virtio,
             boot_timer,
+            booted: AtomicBool::new(false),
         }
     }
 
@@ -122,6 +126,7 @@ impl Bus {
         } else if address == self.machine.map.boot_timer.start
             && data.first() == Some(&BOOT_COMPLETE)
             && let Some(start) = self.boot_timer
+            && !self.booted.swap(true, Ordering::Relaxed)
         {
             let elapsed = start.elapsed();
             tracing::info!(
@@ -143,4 +148,82 @@ impl Bus {
 /// A device's lock. A panic in a device is a bug, and is no reason to lose the others.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use vmm_sys_util::eventfd::EventFd;
+
+    use super::*;
+    use crate::devices::console::{Console, Sink};
+    use crate::machine::{CpuModel, Topology};
+
+    fn bus() -> Bus {
+        let machine = Machine::plan(
+            64 << 20,
+            Topology::one_socket(1, false),
+            CpuModel::default(),
+            &[],
+        );
+        let irq = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let null = std::fs::File::create("/dev/null").unwrap();
+        let console = Console::start(Sink::Stream(null)).unwrap();
+        let serial = Arc::new(Mutex::new(SerialDevice::new(irq(), &console)));
+        let events = Arc::new(EventDevice::new(irq()));
+        Bus::new(
+            Arc::new(machine.unwrap()),
+            serial,
+            events,
+            Vec::new(),
+            Some(Instant::now()),
+        )
+    }
+
+    #[test]
+    fn a_guest_that_says_all_the_time_that_it_has_booted_is_timed_once() {
+        let bus = bus();
+        let timer = bus.machine.map.boot_timer.start;
+        bus.write_mmio(timer, &[0]);
+        assert!(!bus.booted.load(Ordering::Relaxed), "not the value");
+        bus.write_mmio(timer, &[BOOT_COMPLETE]);
+        assert!(bus.booted.load(Ordering::Relaxed));
+        bus.write_mmio(timer, &[BOOT_COMPLETE]);
+    }
+
+    /// Cloud Hypervisor's #8098 and #8506: a width or an address that no device expected.
+    #[test]
+    fn every_width_at_every_address_is_answered() {
+        let bus = bus();
+        let map = &bus.machine.map;
+        let edges = [
+            0,
+            map.virtio_mmio.start,
+            map.virtio_mmio.end() - 1,
+            map.ged.start,
+            map.ged.end() - 1,
+            map.boot_timer.start,
+            u64::MAX,
+        ];
+        for address in edges {
+            for width in 0..=8 {
+                for address in [address.wrapping_sub(1), address, address.wrapping_add(1)] {
+                    let mut data = vec![0; width];
+                    bus.read_mmio(address, &mut data);
+                    bus.write_mmio(address, &data);
+                }
+            }
+        }
+        for port in 0..=u16::MAX {
+            for width in [0, 1, 2, 4, 8] {
+                let mut data = vec![0; width];
+                bus.read_port(port, &mut data);
+                let ends = bus.write_port(port, &vec![0; width]);
+                assert_eq!(ends, None, "zeros to port {port:#x} of {width} bytes");
+            }
+        }
+        let mut nothing_there = [0; 8];
+        bus.read_mmio(u64::MAX - 8, &mut nothing_there);
+        assert_eq!(nothing_there, [0xff; 8], "what nobody claims is all ones");
+    }
 }

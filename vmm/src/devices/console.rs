@@ -12,13 +12,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
+
+pub use super::ring_file::RingFile;
 
 /// Bytes of output that wait for their reader at most.
 pub const BUFFER: usize = 256 << 10;
@@ -133,62 +134,6 @@ impl Sink {
     }
 }
 
-/// A file that keeps the last bytes written to it: at least `keep`, at most twice as many.
-pub struct RingFile {
-    path: PathBuf,
-    file: File,
-    length: u64,
-    keep: u64,
-}
-
-impl RingFile {
-    /// Opens `path`, whose contents stay.
-    ///
-    /// # Errors
-    /// If it cannot be opened or created.
-    pub fn open(path: &Path, keep: u64) -> io::Result<RingFile> {
-        let file = File::options().create(true).append(true).open(path)?;
-        // A named pipe or a device has no length, and needs no bound.
-        let regular = file.metadata()?.is_file();
-        let length = if regular { file.metadata()?.len() } else { 0 };
-        let keep = if regular {
-            keep.max(4096)
-        } else {
-            u64::MAX / 4
-        };
-        Ok(RingFile {
-            path: path.to_owned(),
-            file,
-            length,
-            keep,
-        })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.length + bytes.len() as u64 > self.keep * 2 {
-            self.cut()?;
-        }
-        self.file.write_all(bytes)?;
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Keeps the tail. It is written beside and renamed, so that a reader sees the old file or
-    /// the new one.
-    fn cut(&mut self) -> io::Result<()> {
-        use std::io::{Seek, SeekFrom};
-        let mut old = File::open(&self.path)?;
-        old.seek(SeekFrom::Start(self.length.saturating_sub(self.keep)))?;
-        let mut beside = self.path.as_os_str().to_owned();
-        beside.push(".cut");
-        let mut new = File::create(&beside)?;
-        self.length = io::copy(&mut old.take(self.keep), &mut new)?;
-        std::fs::rename(&beside, &self.path)?;
-        self.file = File::options().append(true).open(&self.path)?;
-        Ok(())
-    }
-}
-
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
@@ -276,7 +221,8 @@ impl Drop for Console {
     }
 }
 
-/// `berth_console`. An output that fails is given up after saying so: the guest goes on.
+/// `berth_console`. A reader that has gone is given up after saying so; a file that cannot be
+/// written (a full disk) is tried again with what comes next. The guest goes on.
 fn write_out(shared: &Shared, mut sink: Sink) {
     let mut broken = false;
     let mut chunk = Vec::new();
@@ -303,9 +249,21 @@ fn write_out(shared: &Shared, mut sink: Sink) {
             let note = format!("\r\n[{dropped} bytes of console output dropped]\r\n");
             chunk.extend_from_slice(note.as_bytes());
         }
-        if !broken && let Err(error) = sink.write(&chunk) {
-            tracing::warn!(%error, "the console's output is lost from here on");
-            broken = true;
+        if broken && matches!(sink, Sink::Stream(_)) {
+            continue;
+        }
+        match sink.write(&chunk) {
+            Ok(()) if broken => {
+                tracing::info!("the console's output is kept again");
+                broken = false;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !broken {
+                    tracing::warn!(%error, "the console's output is lost from here on");
+                }
+                broken = true;
+            }
         }
     }
 }
@@ -320,14 +278,10 @@ mod tests {
         Mutex::new(SerialDevice::new(irq, console))
     }
 
-    fn temp(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("berth-console-{name}-{}", std::process::id()))
-    }
-
     #[test]
     fn what_the_guest_prints_is_in_the_file_when_the_console_ends() {
-        let path = temp("out");
-        let _ = std::fs::remove_file(&path);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console");
         let console = Console::start(Sink::Ring(RingFile::open(&path, KEEP).unwrap())).unwrap();
         let port = device(&console);
         for byte in b"login: " {
@@ -335,7 +289,6 @@ mod tests {
         }
         drop(console);
         assert_eq!(std::fs::read(&path).unwrap(), b"login: ");
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
@@ -352,26 +305,6 @@ mod tests {
         drop(console);
         assert!(start.elapsed() < LAST_WORDS * 10);
         drop(reader);
-    }
-
-    #[test]
-    fn a_ring_file_keeps_the_last_bytes_and_stays_small() {
-        let path = temp("ring");
-        let _ = std::fs::remove_file(&path);
-        let mut ring = RingFile::open(&path, 4096).unwrap();
-        let mut all = Vec::new();
-        for n in 0..500_u32 {
-            let line = format!("line {n} of what a guest has to say\n");
-            ring.write(line.as_bytes()).unwrap();
-            all.extend_from_slice(line.as_bytes());
-            let length = std::fs::metadata(&path).unwrap().len();
-            assert!(
-                length <= 2 * 4096 && length >= 4096.min(all.len() as u64),
-                "{length}"
-            );
-        }
-        assert!(all.ends_with(&std::fs::read(&path).unwrap()));
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
@@ -394,5 +327,56 @@ mod tests {
         }
         pump.join().unwrap();
         assert_eq!(seen, typed);
+    }
+
+    /// CVE-2020-27173 (vm-superio), CVE-2020-27174 (Firecracker): input without bound.
+    #[test]
+    fn a_guest_that_talks_to_itself_in_loopback_mode_fills_its_fifo_and_no_more() {
+        let console = Console::start(Sink::Stream(File::create("/dev/null").unwrap())).unwrap();
+        let port = device(&console);
+        let mut port = port.lock().unwrap();
+        const MODEM_CONTROL: u8 = 4;
+        port.write(MODEM_CONTROL, 1 << 4);
+        for n in 0..1_000_000_u32 {
+            port.write(0, n as u8);
+        }
+        assert_eq!(port.serial.fifo_capacity(), 0, "the FIFO is full");
+        assert!(port.serial.state().in_buffer.len() <= 64);
+    }
+
+    /// Firecracker's port width asserts and #8098 of Cloud Hypervisor: no register, no value
+    /// and no order of accesses may end the VMM.
+    #[test]
+    fn no_access_to_any_register_panics_or_blocks() {
+        let console = Console::start(Sink::Stream(File::create("/dev/null").unwrap())).unwrap();
+        let port = device(&console);
+        let mut port = port.lock().unwrap();
+        for n in 0..200_000_u32 {
+            let mixed = n.wrapping_mul(2_654_435_761);
+            let (register, value) = ((mixed >> 24) as u8, (mixed >> 8) as u8);
+            port.write(register, value);
+            port.read(register.wrapping_add(value));
+        }
+    }
+
+    #[test]
+    fn a_gigabyte_of_output_leaves_a_small_file_that_ends_with_the_last_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console");
+        let console = Console::start(Sink::Ring(RingFile::open(&path, 64 << 10).unwrap())).unwrap();
+        let mut writer = ConsoleWriter(Arc::clone(&console.shared));
+        // As `rep outsb` would bring it, but in larger portions: 1 GiB of one endless line.
+        let portion = [b'\x1b'; 64 << 10];
+        for _ in 0..(1 << 30) / portion.len() {
+            writer.write_all(&portion).unwrap();
+        }
+        while !console.shared.lock().bytes.is_empty() {
+            console.drain();
+        }
+        writer.write_all(b"last words").unwrap();
+        drop(console);
+        let kept = std::fs::read(&path).unwrap();
+        assert!(kept.len() <= 128 << 10, "{} bytes", kept.len());
+        assert!(kept.ends_with(b"last words"));
     }
 }
