@@ -95,13 +95,18 @@ impl Default for MachineConfig {
 /// `PATCH /machine-config`: the fields that are given replace the present ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
 pub struct MachineConfigUpdate {
+    /// See [`MachineConfig::vcpu_count`].
     pub vcpu_count: Option<u8>,
+    /// See [`MachineConfig::mem_size_mib`].
     pub mem_size_mib: Option<u64>,
+    /// See [`MachineConfig::smt`].
     pub smt: Option<bool>,
+    /// See [`MachineConfig::cpu_template`].
     pub cpu_template: Option<CpuTemplate>,
+    /// See [`MachineConfig::track_dirty_pages`].
     pub track_dirty_pages: Option<bool>,
+    /// See [`MachineConfig::huge_pages`].
     pub huge_pages: Option<HugePages>,
 }
 
@@ -236,10 +241,12 @@ pub struct NetworkInterface {
 /// `PATCH /network-interfaces/{iface_id}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
 pub struct NetworkInterfaceUpdate {
+    /// The interface to change.
     pub iface_id: String,
+    /// The new limits on what the guest receives.
     pub rx_rate_limiter: Option<RateLimiter>,
+    /// The new limits on what the guest sends.
     pub tx_rate_limiter: Option<RateLimiter>,
 }
 
@@ -259,18 +266,23 @@ pub struct Serial {
 
 /// Levels of the log. Firecracker's old spellings are understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub enum LogLevel {
+    /// Nothing at all.
     #[serde(alias = "OFF", alias = "off")]
     Off,
+    /// Every step, for developers.
     #[serde(alias = "TRACE", alias = "trace")]
     Trace,
+    /// What helps to find a fault.
     #[serde(alias = "DEBUG", alias = "debug")]
     Debug,
+    /// What was asked for and done.
     #[serde(alias = "INFO", alias = "info")]
     Info,
+    /// What is amiss and was coped with: a guest's mistakes, a disk's errors.
     #[serde(alias = "WARN", alias = "Warning", alias = "WARNING", alias = "warn")]
     Warn,
+    /// What was not done.
     #[serde(alias = "ERROR", alias = "error")]
     Error,
 }
