@@ -8,6 +8,7 @@
 //! Refusals are in [`error`].
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use berth_virtio::{Block, BlockConfig, CacheMode, Net, NetConfig, Tap};
@@ -27,6 +28,9 @@ pub use error::ResourceError;
 
 /// The most vCPUs of one guest.
 pub const MAX_VCPUS: u8 = 64;
+
+/// The longest id of a device, in bytes.
+const MAX_ID: usize = 64;
 
 /// More than have slots; the machine says exactly.
 const MAX_DEVICES: usize = 64;
@@ -314,6 +318,13 @@ impl Resources {
     }
 
     fn check_id(&self, kind: &'static str, id: &str) -> Result<(), ResourceError> {
+        // It names a thread and stands in log lines. (In a path of the API it is narrower still.)
+        if id.is_empty() || id.len() > MAX_ID || id.chars().any(char::is_control) {
+            return Err(ResourceError::Id {
+                kind,
+                id: id.chars().take(MAX_ID).collect(),
+            });
+        }
         let drive = self.drives.iter().any(|drive| drive.config.drive_id == id);
         let net = self.nets.iter().any(|net| net.config.iface_id == id);
         let own = if kind == "drive" { drive } else { net };
@@ -424,9 +435,11 @@ fn with_defaults(mut config: api::Drive) -> api::Drive {
 fn open_drive(config: &api::Drive) -> Result<Block<DirtyBitmap>, ResourceError> {
     let read_only = config.is_read_only.unwrap_or(false);
     let file = match (&config.path_on_host, config.fd) {
+        // A named pipe that nobody writes to must not hold the VMM up; it is refused below.
         (Some(path), None) => File::options()
             .read(true)
             .write(!read_only)
+            .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(|source| ResourceError::DriveFile {
                 path: path.clone(),

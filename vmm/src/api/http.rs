@@ -91,7 +91,7 @@ impl<S: Read + Write> Connection<S> {
         let head = std::str::from_utf8(&head).map_err(|_| bad("The header is not UTF-8."))?;
         let mut lines = head.split("\r\n");
         let (method, path) = parse_request_line(lines.next().unwrap_or(""))?;
-        let mut length = 0_usize;
+        let mut length = None;
         let (mut close, mut expects, mut request_id) = (false, false, None);
         for line in lines.filter(|line| !line.is_empty()) {
             let (name, value) = line
@@ -100,7 +100,14 @@ impl<S: Read + Write> Connection<S> {
             let value = value.trim();
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => {
-                    length = value.parse().map_err(|_| bad("Invalid Content-Length."))?;
+                    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+                    let found = value.parse::<usize>().ok().filter(|_| digits);
+                    let found = found.ok_or_else(|| bad("Invalid Content-Length."))?;
+                    // RFC 9112, 6.3: two that differ leave the end of the request unknown.
+                    if length.is_some_and(|length| length != found) {
+                        return Err(bad("Content-Length is given twice."));
+                    }
+                    length = Some(found);
                 }
                 "transfer-encoding" => return Err(bad("Transfer-Encoding is not supported.")),
                 "connection" => close = value.eq_ignore_ascii_case("close"),
@@ -111,6 +118,7 @@ impl<S: Read + Write> Connection<S> {
                 _ => {}
             }
         }
+        let length = length.unwrap_or(0);
         if length > self.max_payload {
             let text = format!(
                 "Request payload with size {length} is larger than the limit of {} allowed by \
@@ -291,13 +299,16 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_refused_and_never_panics() {
-        let cases: [&[u8]; 7] = [
+        let cases: [&[u8]; 10] = [
             b"\r\n\r\n",
             b"POST / HTTP/1.1\r\n\r\n",
             b"GET / HTTP/2\r\n\r\n",
             b"GET nowhere HTTP/1.1\r\n\r\n",
             b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
             b"PUT / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            b"PUT / HTTP/1.1\r\nContent-Length: +1\r\n\r\nx",
+            b"PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            b"PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
             b"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
         ];
         for bytes in cases {

@@ -15,12 +15,16 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use berth_kill_point::kill_point;
+
 use super::http::{Answer, Connection, ReadError, Request};
 use super::routes;
 use crate::driver::{self, ActionError, Message};
 
 /// Connections at a time; more are closed at once.
 pub const MAX_CONNECTIONS: usize = 32;
+/// A client that sends nothing for so long, or takes no answer, gives its place to another.
+const SILENCE: Duration = Duration::from_secs(60);
 /// How long the end of the VMM waits for answers under way.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -68,6 +72,7 @@ impl Server {
             source,
         };
         let listener = listen(path).map_err(failed)?;
+        kill_point!("vmm.socket.bound");
         let shared = Arc::new(Shared {
             driver,
             max_payload,
@@ -157,8 +162,15 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     }
 }
 
-/// One connection, until its client has gone.
+/// One connection, until its client has gone, or has been silent for too long.
 fn serve(stream: UnixStream, shared: &Shared) {
+    let limited = stream
+        .set_read_timeout(Some(SILENCE))
+        .and_then(|()| stream.set_write_timeout(Some(SILENCE)));
+    if let Err(error) = limited {
+        tracing::warn!(%error, "cannot bound an API connection's silence; it is closed");
+        return;
+    }
     let mut connection = Connection::new(stream, shared.max_payload);
     loop {
         let (answer, close) = match connection.read() {

@@ -84,6 +84,9 @@ impl Kernel {
     }
 }
 
+/// The most bytes of notes (`PT_NOTE`) that are searched for the PVH entry; Linux has a few hundred.
+const MAX_NOTES: u64 = 64 << 10;
+
 /// Where a bzImage has its setup header.
 const HEADER_START: usize = 0x1F1;
 
@@ -160,10 +163,12 @@ fn load_elf(
 }
 
 /// Checks that each segment of an ELF is in the file and fits into RAM, so that whoever gave a
-/// truncated file or too little memory is told which of the two it was.
+/// truncated file or too little memory is told which of the two it was; and that loading takes no
+/// longer than reading the file once, whatever its headers say (CVE-2022-23523 of linux-loader).
 fn check_segments(map: &AddressMap, head: &[u8], file: &File) -> Result<(), KernelError> {
     const SEGMENT: usize = 56;
     const PT_LOAD: u64 = 1;
+    const PT_NOTE: u64 = 4;
     let corrupt = |why: String| Err(KernelError::Corrupt(why));
     let table_start = field(head, 32, 8);
     let (size, count) = (field(head, 54, 2) as usize, field(head, 56, 2) as usize);
@@ -175,9 +180,15 @@ fn check_segments(map: &AddressMap, head: &[u8], file: &File) -> Result<(), Kern
     if file.read_exact_at(&mut table, table_start).is_err() {
         return corrupt(format!("its program headers are not in its {length} bytes"));
     }
+    let mut loaded = 0_u64;
     for segment in table.chunks_exact(SEGMENT) {
         let (offset, address) = (field(segment, 8, 8), field(segment, 24, 8));
         let (in_file, in_memory) = (field(segment, 32, 8), field(segment, 40, 8));
+        if field(segment, 0, 4) == PT_NOTE && in_file > MAX_NOTES {
+            return corrupt(format!(
+                "its notes have {in_file} bytes; no kernel has more than {MAX_NOTES}"
+            ));
+        }
         if field(segment, 0, 4) != PT_LOAD || in_file == 0 {
             continue;
         }
@@ -185,6 +196,10 @@ fn check_segments(map: &AddressMap, head: &[u8], file: &File) -> Result<(), Kern
             return corrupt(format!(
                 "the file has {length} bytes, and a segment of {in_file} bytes begins at {offset}"
             ));
+        }
+        loaded = loaded.saturating_add(in_file);
+        if loaded > length {
+            return corrupt("its segments overlap in the file".to_owned());
         }
         if address < HIGH_MEMORY_START {
             return corrupt(format!(
@@ -228,7 +243,12 @@ fn load_bzimage(
     if xloadflags & XLF_KERNEL_64 == 0 {
         return Err(KernelError::No64BitEntry(xloadflags));
     }
-    let setup = (u64::from(header.setup_sects.max(1)) + 1) * 512;
+    // Documentation/arch/x86/boot.rst: 0 means 4, as in the oldest kernels.
+    let sectors = match header.setup_sects {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    let setup = (sectors + 1) * 512;
     let payload_end = u64::from(header.payload_offset) + u64::from(header.payload_length);
     let length = source.0.metadata()?.len();
     if length < setup + payload_end {

@@ -14,6 +14,7 @@ pub mod params;
 pub mod unpack;
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -32,14 +33,22 @@ pub struct NamedFile {
 }
 
 impl NamedFile {
-    /// Opens `path` to read.
+    /// Opens `path` to read. A named pipe that nobody writes to does not hold it up.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says, or that it is no regular file.
     pub fn open(path: &Path) -> std::io::Result<NamedFile> {
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            let why = "it is no regular file";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
+        }
         Ok(NamedFile {
             path: path.to_owned(),
-            file: File::open(path)?,
+            file,
         })
     }
 }

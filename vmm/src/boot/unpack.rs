@@ -93,7 +93,10 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// The compressed kernel inside a bzImage (`Documentation/arch/x86/boot.rst`: payload_offset and
 /// payload_length count from the protected-mode code; the last 4 bytes are the size unpacked).
-fn payload(image: &[u8]) -> Result<&[u8], String> {
+///
+/// # Errors
+/// What is wrong with its header, or that it is cut short.
+pub fn payload(image: &[u8]) -> Result<&[u8], String> {
     let field = |offset: usize| {
         image
             .get(offset..offset + 4)
@@ -119,9 +122,14 @@ fn payload(image: &[u8]) -> Result<&[u8], String> {
         })
 }
 
+/// How LZ4's legacy frame begins.
+pub const LZ4_LEGACY: &[u8; 4] = &[0x02, 0x21, 0x4C, 0x18];
+
 fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
+    if let Some(blocks) = payload.strip_prefix(LZ4_LEGACY) {
+        return unlz4_legacy(blocks);
+    }
     match payload {
-        [0x02, 0x21, 0x4C, 0x18, rest @ ..] => unlz4_legacy(rest),
         [0x1F, 0x8B, ..] => pipe("gzip", &["-dc"], payload),
         [0xFD, b'7', b'z', b'X', b'Z', ..] => pipe("xz", &["-dc"], payload),
         [0x28, 0xB5, 0x2F, 0xFD, ..] => pipe("zstd", &["-dc"], payload),
@@ -135,7 +143,10 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
 
 /// LZ4's legacy frame: blocks of at most 8 MiB unpacked, each behind its packed size; at the end,
 /// the kernel's own trailer (the size unpacked) stands where a block's size would.
-fn unlz4_legacy(mut blocks: &[u8]) -> Result<Vec<u8>, String> {
+///
+/// # Errors
+/// If a block is damaged, or all of it unpacks to more than [`MAX_ELF`].
+pub fn unlz4_legacy(mut blocks: &[u8]) -> Result<Vec<u8>, String> {
     const BLOCK: usize = 8 << 20;
     let mut out = Vec::new();
     while blocks.len() > 4 {

@@ -203,3 +203,51 @@ fn a_plan_has_the_disks_first_and_the_whole_command_line() {
     resources.put_back(plan);
     assert_eq!(resources.full_config(), before);
 }
+
+#[test]
+fn an_id_that_no_thread_could_have_is_refused_also_from_a_file() {
+    let disk = Disk::new("ids");
+    let long = "x".repeat(65);
+    for id in ["", "a\0b", "a\nb", "\u{1b}[2J", &long] {
+        let mut resources = Resources::default();
+        let error = resources.put_drive(disk.drive(id, false)).unwrap_err();
+        assert!(
+            matches!(error, ResourceError::Id { kind: "drive", .. }),
+            "{id:?}: {error}"
+        );
+        let net = api::NetworkInterface {
+            iface_id: id.to_owned(),
+            ..Default::default()
+        };
+        let error = resources.put_net(net).unwrap_err();
+        assert!(matches!(error, ResourceError::Id { .. }), "{id:?}: {error}");
+    }
+    let mut resources = Resources::default();
+    resources.put_drive(disk.drive("root-fs.0", true)).unwrap();
+}
+
+/// Firecracker opens what it is given, and waits for a pipe's other end for ever.
+#[test]
+fn a_named_pipe_is_no_disk_and_no_kernel_and_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let path = path.display().to_string();
+    let mut resources = Resources::default();
+    for read_only in [true, false] {
+        let drive = api::Drive {
+            drive_id: "d".into(),
+            path_on_host: Some(path.clone()),
+            is_read_only: Some(read_only),
+            ..Default::default()
+        };
+        let error = resources.put_drive(drive).unwrap_err().to_string();
+        assert!(error.contains("neither a regular file"), "{error}");
+    }
+    let source = api::BootSource {
+        kernel_image_path: path,
+        ..Default::default()
+    };
+    let error = resources.set_boot_source(source).unwrap_err().to_string();
+    assert!(error.contains("no regular file"), "{error}");
+}

@@ -146,3 +146,28 @@ fn a_bzimage_that_promises_more_than_it_has_is_corrupt() {
     let (kernel, _) = load_bytes(&image, 4);
     assert!(matches!(kernel, Err(KernelError::No64BitEntry(0))));
 }
+
+/// CVE-2022-23523 of linux-loader: headers that make a loader read for ever.
+#[test]
+fn headers_that_would_make_the_loader_read_for_ever_are_corrupt() {
+    const PROGRAM_HEADERS: usize = 64;
+    const SIZE_IN_FILE: usize = 32;
+    let mut notes = elf(b"\xf4", Some(0x10_0040));
+    let at = PROGRAM_HEADERS + 56 + SIZE_IN_FILE;
+    notes[at..at + 8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+    let error = load_bytes(&notes, 4).0.unwrap_err().to_string();
+    assert!(error.contains("notes"), "{error}");
+
+    // Many segments, all of them of the whole file.
+    let code = [0xf4; 8192];
+    let mut many = elf(&code, Some(0x10_0040));
+    let first = many[PROGRAM_HEADERS..PROGRAM_HEADERS + 56].to_vec();
+    let count = 30_u16;
+    for n in 0..usize::from(count) {
+        let at = PROGRAM_HEADERS + 56 * n;
+        many[at..at + 56].copy_from_slice(&first);
+    }
+    many[56..58].copy_from_slice(&count.to_le_bytes());
+    let error = load_bytes(&many, 4).0.unwrap_err().to_string();
+    assert!(error.contains("overlap"), "{error}");
+}
