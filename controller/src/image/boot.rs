@@ -2,7 +2,7 @@
 
 use super::records::{self, Image};
 use super::refuse;
-use crate::api::{ApiError, Service};
+use crate::api::{ApiError, RequestContext, Service};
 use crate::identity::tokens;
 use crate::params;
 use crate::store::Tx;
@@ -30,6 +30,19 @@ pub struct BootImages {
 /// What a guest gets if its image says nothing.
 const DEFAULT_CMDLINE: &str = "root=/dev/vda ro console=ttyS0";
 
+/// Whether a server can boot from a root image, as it is now: asked before one is accepted.
+/// Kernel and ramdisk are to be images that the caller sees, as the root image is.
+///
+/// # Errors
+/// 400 that names the image, and the property to set.
+pub async fn can_boot(
+    tx: &mut Tx,
+    context: &RequestContext,
+    image_id: ImageId,
+) -> Result<(), ApiError> {
+    parts(tx, Some(context), image_id).await.map(drop)
+}
+
 /// Collects what a server boots from a root image, with fresh tokens.
 ///
 /// # Errors
@@ -41,26 +54,11 @@ pub async fn boot_images(
     image_id: ImageId,
     operation_id: OperationId,
 ) -> Result<BootImages, ApiError> {
-    let root = ready(tx, "image", &image_id.to_string()).await?;
-    if !matches!(root.disk_format.as_deref(), Some("raw" | "qcow2")) {
-        return Err(wrong(format!(
-            "Image {} has disk_format {}; a server boots from raw or qcow2.",
-            root.id,
-            root.disk_format.as_deref().unwrap_or("none")
-        )));
-    }
-    let Some(kernel_id) = root.properties.get("kernel_id").filter(|k| !k.is_empty()) else {
-        return Err(wrong(format!(
-            "Image {} has no kernel_id: guests boot a kernel image directly; set the property \
-             kernel_id (and ramdisk_id, os_command_line) on it.",
-            root.id
-        )));
-    };
-    let kernel = ready(tx, "kernel_id", kernel_id).await?;
-    let ramdisk = match root.properties.get("ramdisk_id").filter(|r| !r.is_empty()) {
-        Some(id) => Some(ready(tx, "ramdisk_id", id).await?),
-        None => None,
-    };
+    let Parts {
+        root,
+        kernel,
+        ramdisk,
+    } = parts(tx, None, image_id).await?;
     let cmdline = root.properties.get("os_command_line");
     Ok(BootImages {
         cmdline: cmdline.map_or_else(|| DEFAULT_CMDLINE.to_owned(), Clone::clone),
@@ -75,20 +73,75 @@ pub async fn boot_images(
     })
 }
 
+/// The images that a server boots from.
+struct Parts {
+    root: Image,
+    kernel: Image,
+    ramdisk: Option<Image>,
+}
+
+/// Looks them up; `seen_by` asks that this caller sees them.
+async fn parts(
+    tx: &mut Tx,
+    seen_by: Option<&RequestContext>,
+    image_id: ImageId,
+) -> Result<Parts, ApiError> {
+    let root = ready(
+        tx,
+        seen_by,
+        &format!("Image {image_id}"),
+        &image_id.to_string(),
+    )
+    .await?;
+    if !matches!(root.disk_format.as_deref(), Some("raw" | "qcow2")) {
+        return Err(wrong(format!(
+            "Image {} has disk_format {}; a server boots from raw or qcow2.",
+            root.id,
+            root.disk_format.as_deref().unwrap_or("none")
+        )));
+    }
+    let Some(kernel_id) = root.properties.get("kernel_id").filter(|k| !k.is_empty()) else {
+        return Err(wrong(format!(
+            "Image {} has no kernel_id: guests boot a kernel image directly; set the property \
+             kernel_id (and ramdisk_id, os_command_line) on it.",
+            root.id
+        )));
+    };
+    let named = |property: &str| format!("Image {}: its {property}", root.id);
+    let kernel = ready(tx, seen_by, &named("kernel_id"), kernel_id).await?;
+    let ramdisk = match root.properties.get("ramdisk_id").filter(|r| !r.is_empty()) {
+        Some(id) => Some(ready(tx, seen_by, &named("ramdisk_id"), id).await?),
+        None => None,
+    };
+    Ok(Parts {
+        root,
+        kernel,
+        ramdisk,
+    })
+}
+
 fn wrong(message: String) -> ApiError {
     ApiError::new(Service::Compute, StatusCode::BAD_REQUEST, message)
 }
 
-async fn ready(tx: &mut Tx, role: &str, id: &str) -> Result<Image, ApiError> {
-    let Some(image) = records::find(tx, id).await? else {
+/// An image that is there, whole, and `seen_by` whoever asks; `what` names it in messages.
+async fn ready(
+    tx: &mut Tx,
+    seen_by: Option<&RequestContext>,
+    what: &str,
+    id: &str,
+) -> Result<Image, ApiError> {
+    let found = records::find(tx, id).await?;
+    let seen = found.filter(|image| seen_by.is_none_or(|caller| image.visible_to(caller)));
+    let Some(image) = seen else {
+        let id = crate::api::body::clip(id);
         return Err(wrong(format!(
-            "{role}: there is no image {}.",
-            crate::api::body::clip(id)
+            "{what}: there is no image {id}. Upload it, and set the property to its id."
         )));
     };
     if image.status != "active" {
         return Err(wrong(format!(
-            "{role}: image {id} has status {}; it must be active (uploaded whole).",
+            "{what}: image {id} has status {}; it must be active (uploaded whole).",
             image.status
         )));
     }

@@ -14,7 +14,7 @@ pub mod files;
 pub mod records;
 pub mod serving;
 
-pub use boot::{BootImages, boot_images};
+pub use boot::{BootImages, boot_images, can_boot};
 pub use serving::serve_to_agent;
 
 use crate::api::{ApiError, Service};

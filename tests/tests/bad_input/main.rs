@@ -46,6 +46,18 @@ async fn what_a_server_cannot_be_made_from_is_named() {
     let answer = admin.server("web", &large, &flavor).await;
     answer.refused(400, &["disk is too small", "1 GB", "minimum of 5 GB"]);
 
+    // And this one has more bytes than that.
+    let grown = admin.image(json!({"name": "grown"})).await;
+    world.image_has(&grown, (1 << 30) + 1).await;
+    let answer = admin.server("web", &grown, &flavor).await;
+    answer.refused(
+        400,
+        &[
+            "Flavor's disk is too small for requested image",
+            "Flavor disk is 1073741824 bytes, image is 1073741825 bytes",
+        ],
+    );
+
     let unfinished = json!({"name": "queued", "disk_format": "raw", "container_format": "bare"});
     let unfinished = admin.post("/image/v2/images", unfinished).await;
     let unfinished = text(&unfinished.taken(201)["id"]);
@@ -58,6 +70,46 @@ async fn what_a_server_cannot_be_made_from_is_named() {
         .send(token, "POST", "/compute/v2.1/servers", body)
         .await;
     answer.refused(400, &["JSON"]);
+    world.in_order().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_booted_is_refused_at_once_with_the_property_to_set() {
+    let world = World::new().await;
+    let admin = world.login("admin").await;
+    let flavor = admin.flavor(1, 1).await;
+    let (member, _) = member(&world, &admin, "tenant").await;
+
+    let bare = admin.disk(json!({"name": "bare"})).await;
+    let answer = admin.server("web", &bare, &flavor).await;
+    answer.refused(400, &[&bare, "kernel_id", "ramdisk_id", "os_command_line"]);
+
+    let kernel = admin.kernel("public").await;
+    let waiting = json!({"name": "k", "disk_format": "aki", "container_format": "aki"});
+    let waiting = admin.post("/image/v2/images", waiting).await;
+    let waiting = text(&waiting.taken(201)["id"]);
+    let none = "00000000-0000-4000-8000-000000000000";
+    for (property, id, why) in [
+        ("kernel_id", none, "there is no image"),
+        ("kernel_id", "not-an-id", "there is no image"),
+        ("kernel_id", &waiting, "status queued"),
+        ("ramdisk_id", none, "there is no image"),
+        ("ramdisk_id", &waiting, "status queued"),
+    ] {
+        let mut about = json!({"name": "i", "kernel_id": kernel});
+        about[property] = json!(id);
+        let image = admin.disk(about).await;
+        let answer = admin.server("web", &image, &flavor).await;
+        answer.refused(400, &[&image, property, id, why]);
+    }
+
+    // Another project's kernel is not there.
+    let private = admin.kernel("private").await;
+    let image = admin.disk(json!({"name": "i", "kernel_id": private})).await;
+    let answer = member.server("web", &image, &flavor).await;
+    answer.refused(400, &[&image, "kernel_id", &private, "there is no image"]);
+    let servers = admin.get("/compute/v2.1/servers").await;
+    assert_eq!(servers.taken(200)["servers"], json!([]));
     world.in_order().await;
 }
 

@@ -7,7 +7,8 @@ use berth_agent::options::SimulatedOptions;
 use berth_agent::{DriverKind, Options};
 use berth_controller::config::{Config, ControlSettings};
 use berth_controller::controller::{self, Handle};
-use berth_controller::{Controller, audit};
+use berth_controller::store::StoreError;
+use berth_controller::{Controller, audit, params};
 use berth_rpc::clock::{Clock, SeededRng, SystemClock};
 use berth_rpc::{
     Address, ConsumeOptions, Consumer, Delivery, Faults, InProcess, ReadRequest, RpcError,
@@ -203,6 +204,18 @@ impl World {
         }
     }
 
+    /// Makes an image's row say that so many bytes were uploaded; nobody has the time to.
+    pub async fn image_has(&self, id: &str, bytes: i64) {
+        let id = id.to_owned();
+        let store = &self.controller.app().store;
+        let done = store.tx::<_, StoreError, _>(|tx| {
+            let id = id.clone();
+            let sql = "UPDATE images SET size = $1 WHERE id = $2";
+            Box::pin(async move { tx.execute(sql, params![bytes, id]).await })
+        });
+        assert_eq!(done.await.unwrap(), 1);
+    }
+
     pub async fn in_order(&self) {
         let store = &self.controller.app().store;
         let findings = audit::audit(store, true).await.unwrap();
@@ -268,17 +281,26 @@ impl Caller<'_> {
 
     /// An image that a server boots, with its kernel; more about it in `about`.
     pub async fn image(&self, mut about: Value) -> String {
-        let kernel = json!({"name": "kernel", "disk_format": "aki", "container_format": "aki",
-            "visibility": "public"});
-        let kernel = text(&self.post("/image/v2/images", kernel).await.taken(201)["id"]);
-        self.put_file(&kernel, "kernel").await.taken(204);
+        about["kernel_id"] = json!(self.kernel("public").await);
+        self.disk(about).await
+    }
+
+    /// A root disk, and nothing that goes with it.
+    pub async fn disk(&self, mut about: Value) -> String {
         about["disk_format"] = json!("raw");
         about["container_format"] = json!("bare");
-        about["kernel_id"] = json!(kernel);
         about["visibility"] = json!("public");
         let image = text(&self.post("/image/v2/images", about).await.taken(201)["id"]);
         self.put_file(&image, "disk").await.taken(204);
         image
+    }
+
+    pub async fn kernel(&self, visibility: &str) -> String {
+        let kernel = json!({"name": "kernel", "disk_format": "aki", "container_format": "aki",
+            "visibility": visibility});
+        let kernel = text(&self.post("/image/v2/images", kernel).await.taken(201)["id"]);
+        self.put_file(&kernel, "kernel").await.taken(204);
+        kernel
     }
 
     pub async fn flavor(&self, vcpus: u32, disk: u32) -> String {

@@ -3,7 +3,7 @@
 use super::common::{Call, bad};
 use crate::api::ApiError;
 use crate::compute::flavors::Flavor;
-use crate::image::records;
+use crate::image::{self, records};
 use crate::store::{StoreError, Tx};
 use berth_rpc_types::ImageId;
 
@@ -60,14 +60,15 @@ pub fn fits(id: ImageId, image: &Facts, flavor: &Flavor) -> Result<(), ApiError>
     Ok(())
 }
 
-/// Looks the image up, and whether the flavor is large enough for it.
+/// Looks the image up: whether the flavor is large enough for it, and whether it can be booted.
 ///
 /// # Errors
-/// 400 as [`fits`], and for an image that the project does not see.
+/// 400 as [`fits`] and [`image::can_boot`], and for an image that the project does not see.
 pub async fn check(tx: &mut Tx, call: &Call, id: ImageId, flavor: &Flavor) -> Result<(), ApiError> {
     let facts = facts(tx, call, id).await?;
     let facts = facts.ok_or_else(|| bad(format!("Can not find requested image {id}.")))?;
-    fits(id, &facts, flavor)
+    fits(id, &facts, flavor)?;
+    image::can_boot(tx, &call.context, id).await
 }
 
 /// An image that the caller sees.
