@@ -134,20 +134,8 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         // Only the keys there are: the environment holds others' variables that begin so, too.
-        let known = [
-            "listen",
-            "public_url",
-            "plain_http",
-            "tls_cert",
-            "tls_key",
-            "database",
-            "brokers",
-            "state_dir",
-            "image_dir",
-            "admin_password",
-            "region",
-            "log_json",
-        ];
+        let known = Self::keys();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let environment = Env::prefixed("BERTH_").only(&known);
         let control = Env::prefixed("BERTH_CONTROL__").map(|key| format!("control.{key}").into());
         figment
@@ -155,6 +143,13 @@ impl Config {
             .merge(control)
             .extract()
             .map_err(|e| ConfigError::Figment(Box::new(e)))
+    }
+
+    /// The name of each key but the `[control]` table, whose keys have a prefix of their own.
+    fn keys() -> Vec<String> {
+        let all = serde_json::to_value(Self::default()).unwrap_or_default();
+        let keys = all.as_object().into_iter().flat_map(|map| map.keys());
+        keys.filter(|key| *key != "control").cloned().collect()
     }
 
     /// Checks what the types do not.
@@ -227,6 +222,23 @@ mod tests {
         let error = Config::load(Some(&path)).unwrap_err().to_string();
         assert!(error.contains("admin_pasword"), "{error}");
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn every_key_can_be_set_by_the_environment() {
+        let keys = Config::keys();
+        for key in [
+            "names",
+            "max_image_bytes",
+            "token_lifetime_secs",
+            "default_physical_network",
+            // Absent by default.
+            "image_dir",
+            "tls_cert",
+        ] {
+            assert!(keys.iter().any(|k| k == key), "{key} is not in {keys:?}");
+        }
+        assert!(!keys.iter().any(|k| k == "control"));
     }
 
     #[test]
