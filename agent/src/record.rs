@@ -238,6 +238,8 @@ impl VmmRecord {
     /// Makes this a tombstone.
     pub fn bury(&mut self) {
         self.see(VmmState::Deleted, None);
+        // One that was never here is told as gone, too: the controller waits for that.
+        self.observation = self.observation.max(1);
         self.tombstone = true;
         self.spec = None;
         // User data and tokens of a guest that is gone are nobody's business.

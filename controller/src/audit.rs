@@ -7,7 +7,7 @@
 use crate::params;
 use crate::store::{Store, StoreError, Tx};
 use berth_rpc_types::{HostId, Observation, VmmId, VmmState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Something that must not be.
@@ -225,7 +225,13 @@ pub async fn compare(
     host_id: HostId,
     reported: &[Observation],
 ) -> Result<Vec<Finding>, StoreError> {
-    let known = store.tx(|tx| Box::pin(living(tx, host_id))).await?;
+    let (known, lost) = store
+        .tx(|tx| {
+            Box::pin(async move {
+                Ok::<_, StoreError>((living(tx, host_id).await?, lost(tx, host_id).await?))
+            })
+        })
+        .await?;
     let mut findings = Vec::new();
     let mut finding = |subject: VmmId, detail: String| {
         findings.push(Finding {
@@ -255,7 +261,8 @@ pub async fn compare(
         }
     }
     for (vmm_id, seen) in &there {
-        if !known.contains_key(vmm_id) {
+        // A host that was fenced removes what it lost at its next report, whenever that is.
+        if !known.contains_key(vmm_id) && !lost.contains(vmm_id) {
             finding(
                 *vmm_id,
                 format!("is {seen} there, and closed or unknown in the database"),
@@ -275,6 +282,16 @@ async fn living(tx: &mut Tx, host_id: HostId) -> Result<BTreeMap<VmmId, String>,
     rows.iter()
         .map(|row| Ok((row.parse("id")?, row.text("state")?)))
         .collect()
+}
+
+async fn lost(tx: &mut Tx, host_id: HostId) -> Result<BTreeSet<VmmId>, StoreError> {
+    let rows = tx
+        .query(
+            "SELECT id FROM vmms WHERE host_id = $1 AND lost_at IS NOT NULL AND removed_at IS NULL",
+            params![host_id],
+        )
+        .await?;
+    rows.iter().map(|row| row.parse("id")).collect()
 }
 
 #[cfg(test)]

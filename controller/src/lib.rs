@@ -12,6 +12,7 @@
 //! - [`workflow`]: operations and their steps, as pure functions, and who runs them;
 //!   [`placement`]: which host, and the claim on it.
 //! - [`outbox`], [`results`]: commands out, answers in.
+//! - [`fences`]: an administrator's word that a host is off, and what follows from it.
 //! - [`agents`]: the hosts' HTTPS: joining, the heartbeat, networks, images.
 //! - [`reconcile`], [`audit`]: what is kept true, and the proof that it is.
 //! - [`identity`], [`compute`], [`image`], [`network`]: rows and rules of each service.
@@ -24,6 +25,7 @@ pub mod audit;
 pub mod compute;
 pub mod config;
 pub mod controller;
+pub mod fences;
 pub mod identity;
 pub mod image;
 pub mod metrics;

@@ -183,7 +183,8 @@ async fn unroutable(app: &AppState, due: &Due) {
     let (env, control) = (app.env(), app.control.clone());
     let (message_id, operation_id) = (due.message_id, due.operation_id);
     let why = format!(
-        "Host {} has no command queue and its agent has not been seen for {} s: start berth-agent there.",
+        "Host {} has no command queue and its agent has not been seen for {} s: start berth-agent there, or, if it is gone \
+         for good, force the host down (openstack compute service set --down).",
         due.host_id, app.control.service_down_time
     );
     tracing::warn!(%why, "command cannot be routed");

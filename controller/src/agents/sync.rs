@@ -93,16 +93,19 @@ pub async fn fold(tx: &mut Tx, env: &Env, request: &SyncRequest) -> Result<SyncR
             reply.acknowledged.push(seen);
         }
     }
+    // Until the host itself says that it has removed them: that is no request's end.
     reply.lost = vmms(
         tx,
-        "SELECT id FROM vmms WHERE host_id = $1 AND lost_at IS NOT NULL AND deleted_at IS NULL",
+        "SELECT id FROM vmms WHERE host_id = $1 AND lost_at IS NOT NULL AND removed_at IS NULL",
         params![host_id],
     )
     .await?;
     let now = env.now();
     reply.forget = vmms(
         tx,
-        "SELECT id FROM vmms WHERE host_id = $1 AND deleted_at > $2 AND deleted_at <= $3 LIMIT $4",
+        "SELECT id FROM vmms WHERE host_id = $1 AND deleted_at IS NOT NULL \
+         AND (lost_at IS NULL OR removed_at IS NOT NULL) \
+         AND COALESCE(removed_at, deleted_at) > $2 AND COALESCE(removed_at, deleted_at) <= $3 LIMIT $4",
         params![
             host_id,
             now - 2 * FORGET_AFTER_MS,
@@ -182,6 +185,14 @@ async fn observed(
         stray(tx, env.now(), host_id, seen).await?;
         return Ok(true);
     };
+    if seen.state == VmmState::Deleted {
+        tx.execute(
+            "UPDATE vmms SET removed_at = $1 \
+             WHERE id = $2 AND lost_at IS NOT NULL AND removed_at IS NULL",
+            params![env.now(), seen.vmm_id],
+        )
+        .await?;
+    }
     let known = unsigned(row.int("observation")?);
     if row.opt_int("deleted_at")?.is_some() || seen.observation <= known {
         return Ok(true);

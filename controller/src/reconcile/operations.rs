@@ -1,11 +1,12 @@
-//! Open operations: those that lost their wake-up get one; those that are silent are reported;
-//! an instance that points at a closed one is let go.
+//! Open operations: those that lost their wake-up, or wait for a host that is forced down, get
+//! one; those that are silent are reported; an instance that points at a closed one is let go.
 //!
 //! Exactly: an operation is stuck if it is running, waits for no time, and has no command that
 //! waits for an answer. Running its step again is always safe.
 
 use super::INTERVAL;
 use crate::api::AppState;
+use crate::fences;
 use crate::params;
 use crate::store::{StoreError, Tx};
 
@@ -17,9 +18,11 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
     let woken = app
         .store
         .tx(|tx| {
-            Box::pin(
-                async move { Ok::<_, StoreError>(wake(tx, now).await? + let_go(tx, now).await?) },
-            )
+            Box::pin(async move {
+                // Usually done by the force-down itself; a newer controller may have made it.
+                fences::wake_waiting(tx, now).await?;
+                Ok::<_, StoreError>(wake(tx, now).await? + let_go(tx, now).await?)
+            })
         })
         .await?;
     if woken > 0 {

@@ -4,7 +4,8 @@
 //! done twice, whichever controllers run it. No leader, no lease: the row decides.
 
 use super::effects::Scene;
-use super::steps::{Effect, Event, Limits, next};
+use super::state::{Effect, Event, Limits};
+use super::steps::next;
 use super::{Env, Operation};
 use crate::api::AppState;
 use crate::config::ControlSettings;

@@ -2,11 +2,12 @@
 //!
 //! No effect leaves the database: a command becomes an outbox row, and is sent after the commit.
 
-use super::steps::{Effect, Ending, Event, Order, Target};
+use super::state::{Effect, Ending, Event, Order, Target};
 use super::{Env, Kind, Operation, spec};
 use crate::compute::instances::{self, Fault, Instance};
 use crate::compute::{actions, states};
 use crate::config::ControlSettings;
+use crate::fences;
 use crate::placement::{self, PlacementError};
 use crate::store::{StoreError, Tx};
 use crate::{network, params};
@@ -54,6 +55,10 @@ impl Scene<'_> {
             Effect::Send(target, order) => self.send(tx, *target, *order).await,
             Effect::GiveBack(target) => {
                 placement::give_back(tx, self.env.now(), *target).await?;
+                Ok(None)
+            }
+            Effect::Lose(target) => {
+                fences::lose(tx, self.env.now(), *target).await?;
                 Ok(None)
             }
             Effect::End(ending) => self.end(tx, ending).await.map(|()| None),
@@ -107,6 +112,11 @@ impl Scene<'_> {
                 params![operation.id, self.step, self.attempt],
             )
             .await?;
+        // Asked of a command that was sent, too: a fence ends the wait for its answer.
+        if let Some(fence) = fences::standing(tx, target.host_id).await? {
+            let sent = sent.is_some();
+            return Ok(Some(Event::Fenced { fence, sent }));
+        }
         if sent.is_some() {
             return Ok(None);
         }

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// A kind of workflow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Place an instance, bind its ports, build its VMM.
+    /// Place an instance, bind its ports, build its VMM. Params: `forced_host` (optional).
     Create,
     /// Remove its VMMs, then all it holds.
     Delete,

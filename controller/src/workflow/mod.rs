@@ -14,9 +14,9 @@
 //!                        results consumer <---- results queue <---- agent
 //! ```
 //!
-//! Reading order: `kind` (what there is to do), `begin` (how it starts), [`steps`] (the pure
-//! part), `operation` (its row), `effects` and `spec` (what a step may do to rows), [`driver`]
-//! (who runs it), [`power`] (what guests do by themselves).
+//! Reading order: `kind` (what there is to do), `begin` (how it starts), [`state`] and [`steps`]
+//! (the pure part), `operation` (its row), `effects` and `spec` (what a step may do to rows),
+//! [`driver`] (who runs it), [`power`] (what guests do by themselves).
 
 mod begin;
 pub mod driver;
@@ -26,6 +26,7 @@ mod kind;
 mod operation;
 pub mod power;
 mod spec;
+pub mod state;
 pub mod steps;
 
 pub use begin::{Begin, BeginError, begin, reap};
@@ -33,4 +34,4 @@ pub use driver::{Advanced, fold};
 pub use env::Env;
 pub use kind::Kind;
 pub use operation::Operation;
-pub use steps::{Event, Step, Target};
+pub use state::{Event, Step, Target};

@@ -1,6 +1,6 @@
 //! An operation's row, read and written: the compare-and-swap that decides who did a step.
 
-use super::steps::{Memory, State, Step};
+use super::state::{Memory, State, Step};
 use super::{Env, Kind};
 use crate::params;
 use crate::store::{Row, StoreError, Tx};

@@ -3,206 +3,17 @@
 //! | kind | steps, in order | undo |
 //! | --- | --- | --- |
 //! | create | `place`, `bind`, `build` | `build` failed and the agent undid it: [`Effect::GiveBack`] undoes the other two (claim, bindings), then `place` again elsewhere, or the end |
-//! | delete | `destroy`, once for each VMM | none: a tombstone is not taken back; a failure leaves the claim, and deleting again goes on |
+//! | delete | `destroy`, once for each VMM | none: a tombstone is not taken back, nor what is taken away from a fenced host; a failure leaves the claim, and deleting again goes on |
 //! | start, stop, reboot, pause, unpause | one, of their name | none: they change only what runs, and the agent's answer tells the state that was reached |
 //!
 //! Silence is no event: nothing here frees anything because time went by (PROTOCOL.md, rule 1).
+//! A fence is one (rule 8): a delete then takes the VMM away, everything else fails.
 
 use super::Kind;
-use berth_rpc_types::{HostId, Outcome, TaskState, VmmId, VmmState};
-use serde::{Deserialize, Serialize};
+use super::state::{Effect, Ending, Event, Limits, Next, Order, State, Step, Target};
+use crate::fences::Fence;
+use berth_rpc_types::{Outcome, TaskState};
 use serde_json::Value;
-
-/// A step, by name. Names are stored; they are never reused for something else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
-    /// Choose a host and claim it.
-    Place,
-    /// Bind the ports to the VMM on that host.
-    Bind,
-    /// Order the VMM to be built, and wait for the answer.
-    Build,
-    /// Order a VMM to be removed, and wait for the answer; until there is none left.
-    Destroy,
-    /// Order the one thing that the kind is about, and wait for the answer.
-    Act,
-}
-
-impl Step {
-    /// Every step.
-    pub const ALL: &'static [Self] = &[
-        Self::Place,
-        Self::Bind,
-        Self::Build,
-        Self::Destroy,
-        Self::Act,
-    ];
-
-    /// The text in `operations.step` and in envelopes.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Place => "place",
-            Self::Bind => "bind",
-            Self::Build => "build",
-            Self::Destroy => "destroy",
-            Self::Act => "act",
-        }
-    }
-
-    /// The step with this name.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|s| s.as_str() == text)
-    }
-
-    /// Where a kind begins.
-    pub const fn first(kind: Kind) -> Self {
-        match kind {
-            Kind::Create => Self::Place,
-            Kind::Delete => Self::Destroy,
-            Kind::Start | Kind::Stop | Kind::Reboot | Kind::Pause | Kind::Unpause => Self::Act,
-        }
-    }
-}
-
-/// A VMM and its host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    /// The VMM.
-    pub vmm_id: VmmId,
-    /// Its host.
-    pub host_id: HostId,
-}
-
-/// What an operation remembers between its steps: `operations.params`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Memory {
-    /// What the request said.
-    pub given: Value,
-    /// What is worked on.
-    pub target: Option<Target>,
-    /// Hosts that failed this create.
-    pub excluded: Vec<HostId>,
-    /// Why, each.
-    pub failures: Vec<String>,
-}
-
-/// Where an operation stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct State {
-    /// What is done.
-    pub kind: Kind,
-    /// The current step.
-    pub step: Step,
-    /// Counts from 1; a command of a new attempt has a new message id.
-    pub attempt: u32,
-    /// What it remembers.
-    pub memory: Memory,
-}
-
-/// Limits that steps obey; the same for all controllers.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Hosts that a create tries.
-    pub max_attempts: u32,
-    /// Seconds a guest has to power off.
-    pub grace_s: u32,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The driver got to it: do the step's work, which may have been done already.
-    Run,
-    /// Answers [`Effect::Place`].
-    Placed(Target),
-    /// Answers [`Effect::Place`]: no host will do, and why.
-    NoHost(String),
-    /// Answers [`Effect::Find`].
-    Found(Option<Target>),
-    /// Answers [`Effect::Send`]: the order cannot be written.
-    Unwritable(String),
-    /// The command's final answer.
-    Answer(Outcome),
-    /// The command never left: its host has no queue.
-    Unroutable(String),
-    /// The broker gave up on the command (rule 9). Whether it was begun is not known.
-    DeadLetter(String),
-}
-
-/// What a step wants done to rows, in its own transaction.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
-    /// Show what is being done.
-    Task(TaskState),
-    /// Choose a host and claim it; answered by an event.
-    Place {
-        /// Hosts that failed.
-        excluded: Vec<HostId>,
-    },
-    /// Find a VMM of the instance that is not gone; answered by an event.
-    Find,
-    /// Bind the instance's ports.
-    Bind(Target),
-    /// Put a command into the outbox, unless this step and attempt has one.
-    Send(Target, Order),
-    /// The agent answered that nothing is left: release the claim, unbind, close the VMM.
-    GiveBack(Target),
-    /// End the operation.
-    End(Ending),
-}
-
-/// A command to be, without what only rows know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// `vmm.build`
-    Build,
-    /// `vmm.start`
-    Start,
-    /// `vmm.stop`
-    Stop {
-        /// Seconds.
-        grace_s: u32,
-    },
-    /// `vmm.reboot`, if it runs; else it is started.
-    Reboot {
-        /// Through the guest.
-        soft: bool,
-        /// Seconds.
-        grace_s: u32,
-    },
-    /// `vmm.pause`
-    Pause,
-    /// `vmm.unpause`
-    Unpause,
-    /// `vmm.delete`
-    Delete,
-}
-
-/// How an operation ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Ending {
-    /// As it should. With the state that the VMM reached, if one was asked.
-    Done(Option<VmmState>),
-    /// Not.
-    Failed {
-        /// For the user: what, why, which knob.
-        message: String,
-        /// For operators.
-        detail: String,
-    },
-}
-
-/// What a step decided.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Next {
-    /// The state from now on.
-    pub state: State,
-    /// In order.
-    pub effects: Vec<Effect>,
-    /// Whether there is more to do at once; else it waits for an event.
-    pub again: bool,
-}
 
 /// The one function: what to do in a state when something happens. An event that the state does
 /// not wait for changes nothing.
@@ -318,6 +129,19 @@ fn build(state: &State, event: &Event, limits: Limits) -> Next {
             };
             elsewhere(state, target, failed, limits)
         }
+        Event::Fenced { fence, sent: false } => {
+            let failed = Failure {
+                message: fence.why.clone(),
+                detail: fence.who.clone(),
+                exclude: true,
+            };
+            elsewhere(state, target, failed, limits)
+        }
+        Event::Fenced { fence, sent: true } => fenced(
+            state,
+            fence,
+            "What became of the build there is not known: delete the server, and create it again.",
+        ),
         Event::Unwritable(why) => {
             let failed = Failure {
                 message: why.clone(),
@@ -345,16 +169,22 @@ fn destroy(state: &State, event: &Event) -> Next {
         }
         (Event::Found(None), _) => end(state, Ending::Done(None)),
         (Event::Answer(Outcome::Done { .. }), Some(target)) => {
-            let mut next = go(state, Step::Destroy, vec![Effect::GiveBack(target)]);
-            next.state.attempt += 1;
-            next.state.memory.target = None;
-            next
+            destroyed(state, Effect::GiveBack(target))
         }
+        (Event::Fenced { .. }, Some(target)) => destroyed(state, Effect::Lose(target)),
         (Event::Answer(Outcome::StaleEpoch { .. }), _) if state.attempt < COMMANDS_MAX => {
             repeat(state)
         }
         _ => refused(state, event),
     }
+}
+
+/// One VMM is gone, or given up: on to the next.
+fn destroyed(state: &State, effect: Effect) -> Next {
+    let mut next = go(state, Step::Destroy, vec![effect]);
+    next.state.attempt += 1;
+    next.state.memory.target = None;
+    next
 }
 
 /// Commands that one operation sends at most, whatever happens.
@@ -378,6 +208,12 @@ fn act(state: &State, event: &Event, limits: Limits) -> Next {
         (Event::Answer(Outcome::Done { state: reached, .. }), _) => {
             end(state, Ending::Done(Some(*reached)))
         }
+        (Event::Fenced { fence, .. }, _) => fenced(
+            state,
+            fence,
+            "What its servers do is not known: delete this one, or bring the host back and set it \
+             up again (openstack compute service set --up).",
+        ),
         // Never begun: once more, with the epoch as it is now.
         (Event::Answer(Outcome::StaleEpoch { .. }), _) if state.attempt < COMMANDS_MAX => {
             repeat(state)
@@ -448,8 +284,12 @@ struct Failure {
     exclude: bool,
 }
 
-/// The build left nothing behind: somewhere else, if there are attempts left.
+/// The build left nothing behind: somewhere else, if there are attempts left. A host that was
+/// asked for by name has no elsewhere: its failure is the end, in its own words, as in Nova.
 fn elsewhere(state: &State, target: Target, failure: Failure, limits: Limits) -> Next {
+    if failure.exclude && state.memory.given["forced_host"].is_string() {
+        return undone_and_over(state, target, failure);
+    }
     if state.attempt >= limits.max_attempts {
         let attempts = state.attempt;
         let failure = Failure {
@@ -510,6 +350,11 @@ fn go(state: &State, step: Step, effects: Vec<Effect>) -> Next {
 
 fn end(state: &State, ending: Ending) -> Next {
     wait(state, vec![Effect::End(ending)])
+}
+
+fn fenced(state: &State, fence: &Fence, remedy: &str) -> Next {
+    let message = format!("{} {remedy}", fence.why);
+    fail(state, message, fence.who.clone())
 }
 
 fn fail(state: &State, message: String, detail: String) -> Next {

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
+use super::super::state::Memory;
 use super::*;
+use berth_rpc_types::{HostId, VmmId, VmmState};
 
 const LIMITS: Limits = Limits {
     max_attempts: 3,
@@ -192,6 +194,71 @@ fn a_stale_epoch_is_a_new_attempt_and_never_forever() {
     }
     let over = next(&state, &stale, LIMITS);
     assert!(matches!(ending(&over), Some(Ending::Failed { .. })));
+}
+
+fn fenced(sent: bool) -> Event {
+    Event::Fenced {
+        fence: Fence {
+            why: "Host a was forced down by an administrator.".into(),
+            who: "forced down by user u, request r".into(),
+        },
+        sent,
+    }
+}
+
+#[test]
+fn a_delete_takes_its_vmm_away_from_a_fenced_host_and_looks_for_the_next() {
+    for sent in [false, true] {
+        let state = at(Kind::Delete, Step::Destroy, Some(target(1)));
+        let taken = next(&state, &fenced(sent), LIMITS);
+        assert_eq!(taken.effects, [Effect::Lose(target(1))]);
+        assert!(taken.again && taken.state.memory.target.is_none());
+        // A new attempt, so that what answers the old one is not taken for its own.
+        assert_eq!(taken.state.attempt, 2);
+        let none_left = next(&taken.state, &Event::Found(None), LIMITS);
+        assert_eq!(ending(&none_left), Some(&Ending::Done(None)));
+    }
+}
+
+#[test]
+fn whatever_else_waits_for_a_fenced_host_fails_in_the_fences_words_and_gives_nothing_up() {
+    for (kind, step) in [
+        (Kind::Stop, Step::Act),
+        (Kind::Start, Step::Act),
+        (Kind::Reboot, Step::Act),
+        (Kind::Create, Step::Build),
+    ] {
+        let over = next(&at(kind, step, Some(target(1))), &fenced(true), LIMITS);
+        let Some(Ending::Failed { message, detail }) = ending(&over) else {
+            panic!("{kind:?}: {over:?}");
+        };
+        assert!(message.contains("forced down"), "{message}");
+        assert!(detail.contains("user u, request r"), "{detail}");
+        assert_eq!(over.effects.len(), 1, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_build_that_never_left_for_a_fenced_host_goes_elsewhere() {
+    let state = at(Kind::Create, Step::Build, Some(target(1)));
+    let moved = next(&state, &fenced(false), LIMITS);
+    assert_eq!(moved.state.step, Step::Place);
+    assert_eq!(moved.effects, [Effect::GiveBack(target(1))]);
+}
+
+#[test]
+fn a_host_that_was_asked_for_by_name_is_tried_once_and_its_failure_is_the_fault() {
+    let mut state = at(Kind::Create, Step::Build, Some(target(1)));
+    state.memory.given = serde_json::json!({"forced_host": "node-1"});
+    let over = next(&state, &failed(true, true), LIMITS);
+    assert_eq!(over.effects[0], Effect::GiveBack(target(1)));
+    let Some(Ending::Failed { message, detail }) = ending(&over) else {
+        panic!("{over:?}");
+    };
+    assert_eq!((message.as_str(), detail.as_str()), ("no room", "ENOSPC"));
+    // An order that was never begun, through no fault of the host's, is given again.
+    let stale = Event::Answer(Outcome::StaleEpoch { current: 2 });
+    assert_eq!(next(&state, &stale, LIMITS).state.step, Step::Place);
 }
 
 #[test]

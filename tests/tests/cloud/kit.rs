@@ -12,7 +12,7 @@ use berth_controller::config::ControlSettings;
 use berth_controller::controller::{router, start_tasks};
 use berth_controller::identity::bootstrap::bootstrap;
 use berth_controller::reconcile::lineage;
-use berth_controller::store::Store;
+use berth_controller::store::{Store, StoreError};
 use berth_rpc::clock::{Clock, Rng, SeededRng, SystemClock};
 use berth_rpc::{Faults, InProcess, Transport};
 use berth_rpc_types::link::{JoinReply, NetworkDocument, SyncReply, SyncRequest};
@@ -29,6 +29,7 @@ const JOIN_TOKEN: &str = "join";
 
 pub struct Cloud {
     pub machines: Vec<SimulatedHost>,
+    agents: Vec<Agent>,
     controllers: Vec<Router>,
     store: Store,
     token: String,
@@ -37,6 +38,16 @@ pub struct Cloud {
     flavor: String,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
+}
+
+/// What an agent is started from, again and again; its machine lives on meanwhile.
+struct Agent {
+    options: Options,
+    host_id: HostId,
+    secret: String,
+    transport: Arc<dyn Transport>,
+    rng: Arc<dyn Rng>,
+    running: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
 }
 
 impl Drop for Cloud {
@@ -57,6 +68,13 @@ impl Cloud {
         let broker = InProcess::new(faults, rng, Arc::new(SystemClock::default()));
         let transport = || broker.transport();
         Self::on("sqlite::memory:", &transport, seed, controllers, hosts).await
+    }
+
+    /// A cloud on this database, and a broker without faults.
+    pub async fn on_database(database: &str, seed: u64, hosts: usize) -> Self {
+        let rng = Arc::new(SeededRng::new(seed * 1000));
+        let broker = InProcess::new(Faults::default(), rng, Arc::new(SystemClock::default()));
+        Self::on(database, &|| broker.transport(), seed, 1, hosts).await
     }
 
     /// A cloud on this database, with a transport for each controller and agent.
@@ -106,6 +124,7 @@ impl Cloud {
         }
         let mut cloud = Self {
             machines: vec![],
+            agents: vec![],
             token: String::new(),
             network: String::new(),
             image: String::new(),
@@ -181,30 +200,80 @@ impl Cloud {
             ..SimulatedOptions::default()
         };
         let machine = SimulatedHost::new(machine, Arc::clone(clock), None).unwrap();
-        let state_dir = StateDir::open(&options.state_dir, &*rng).unwrap();
-        let host_id = state_dir.host_id();
+        let host_id = StateDir::open(&options.state_dir, &*rng).unwrap().host_id();
         let join = json!({"token": JOIN_TOKEN, "host_id": host_id, "hostname": options.hostname()});
         let joined = self.post("/agent/v1/join", &join).await;
         let joined: JoinReply = serde_json::from_value(joined).unwrap();
+        self.machines.push(machine);
+        self.agents.push(Agent {
+            options,
+            host_id,
+            secret: joined.secret,
+            transport,
+            rng,
+            running: None,
+        });
+        self.start_agent(n).await;
+    }
+
+    /// Starts a host's agent, and waits until it takes commands.
+    pub async fn start_agent(&mut self, n: usize) {
+        let agent = &mut self.agents[n];
+        let state_dir = StateDir::open(&agent.options.state_dir, &*agent.rng).unwrap();
         let controller = &self.controllers[n % self.controllers.len()];
         let parts = Parts {
-            driver: machine.driver(),
+            driver: self.machines[n].driver(),
             controller: Arc::new(RestLink {
                 router: controller.clone(),
-                host_id,
-                secret: joined.secret,
+                host_id: agent.host_id,
+                secret: agent.secret.clone(),
             }),
-            transport,
-            clock: Arc::clone(clock),
-            rng,
+            transport: Arc::clone(&agent.transport),
+            clock: Arc::new(SystemClock::default()),
+            rng: Arc::clone(&agent.rng),
         };
-        let (service, handle) = Service::new(&options, state_dir, parts).unwrap();
-        let stop = self.stop.clone();
-        tokio::spawn(async move { service.run(stop).await.unwrap() });
+        let (service, handle) = Service::new(&agent.options, state_dir, parts).unwrap();
+        let stop = self.stop.child_token();
+        let ends = stop.clone();
+        let task = tokio::spawn(async move { service.run(ends).await.unwrap() });
+        agent.running = Some((stop, task));
         tokio::time::timeout(PATIENCE, handle.consuming())
             .await
             .unwrap();
-        self.machines.push(machine);
+    }
+
+    /// Ends a host's agent: the host is silent, and its guests run on.
+    pub async fn stop_agent(&mut self, n: usize) {
+        let (stop, task) = self.agents[n].running.take().unwrap();
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    /// What an administrator says of a host.
+    pub async fn force_down(&self, n: usize, down: bool) {
+        let host = format!("host-{n}");
+        let body = json!({"host": host, "binary": "nova-compute", "forced_down": down});
+        let path = "/compute/v2.1/os-services/force-down";
+        let (status, _, answer) = self.send("PUT", path, &body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+
+    /// The column `found` of one row of the database, which is text.
+    pub async fn look_up(&self, sql: &str) -> Option<String> {
+        let row = self.store.tx::<_, StoreError, _>(|tx| {
+            let sql = sql.to_owned();
+            Box::pin(async move { tx.query_opt(&sql, &[]).await })
+        });
+        row.await.unwrap()?.opt_text("found").unwrap()
+    }
+
+    /// Why the last operation on a server failed.
+    pub async fn last_failure(&self, id: &str) -> String {
+        let sql = format!(
+            "SELECT error AS found FROM operations WHERE instance_id = '{id}' \
+             ORDER BY created_at DESC LIMIT 1"
+        );
+        self.look_up(&sql).await.unwrap()
     }
 
     async fn send(
@@ -219,6 +288,7 @@ impl Cloud {
             .method(method)
             .uri(path)
             .header("x-auth-token", &self.token)
+            .header("x-openstack-nova-api-version", "2.36")
             .header("content-type", "application/json")
             .body(if body.is_null() {
                 Body::empty()
@@ -299,10 +369,21 @@ impl Cloud {
             .await;
     }
 
-    /// The audit at rest, and nothing on any machine.
-    pub async fn in_order(&self) {
+    /// How many claims there are.
+    pub async fn claims(&self) -> String {
+        let sql = "SELECT CAST(COUNT(*) AS TEXT) AS found FROM claims";
+        self.look_up(sql).await.unwrap()
+    }
+
+    /// The audit at rest.
+    pub async fn without_findings(&self) {
         let findings = audit::audit(&self.store, true).await.unwrap();
         assert!(findings.is_empty(), "{findings:#?}");
+    }
+
+    /// The audit at rest, and nothing on any machine.
+    pub async fn in_order(&self) {
+        self.without_findings().await;
         for machine in &self.machines {
             let left: Vec<_> = machine
                 .guests()

@@ -4,6 +4,7 @@
 //! `BERTH_SEED=n` runs one seed again; `BERTH_SEEDS=n` sets how many are run.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod forced_down;
 mod kit;
 
 use berth_rpc::Faults;

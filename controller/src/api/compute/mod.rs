@@ -6,17 +6,20 @@
 //! Reading order:
 //! - [`microversion`]: which one is asked for. [`render`]: a resource as one shows it.
 //! - [`common`]: who calls, errors, checks of input.
-//! - [`create`], [`servers`], [`server_view`], [`server_actions`], [`server_parts`]: servers.
-//! - [`flavors`], [`keypairs`] (with [`generate`]), [`groups`], [`quota_sets`], [`hosts`].
+//! - [`create`] (with [`create_request`]), [`servers`], [`server_view`], [`server_actions`], [`server_parts`]: servers.
+//! - [`flavors`], [`keypairs`] (with [`generate`]), [`groups`], [`quota_sets`].
+//! - [`hosts`], seen as [`services`] and as [`hypervisors`].
 //! - [`networking`], [`imaging`], [`security_groups`]: what Nova asks of its neighbours.
 //! - Discovery: [`versions`].
 
 mod common;
 mod create;
+mod create_request;
 mod flavors;
 mod generate;
 mod groups;
 mod hosts;
+mod hypervisors;
 mod imaging;
 mod keypairs;
 mod microversion;
@@ -28,6 +31,7 @@ mod server_actions;
 mod server_parts;
 mod server_view;
 mod servers;
+mod services;
 #[cfg(test)]
 mod tests;
 mod versions;
@@ -102,15 +106,18 @@ fn resources() -> Router<AppState> {
         )
         .route("/os-availability-zone", get(hosts::zones))
         .route("/os-availability-zone/detail", get(hosts::zones_detail))
-        .route("/os-services", get(hosts::services))
+        .route("/os-services", get(services::services))
         .route(
             "/os-services/{id}",
-            put(hosts::service_update).delete(hosts::service_delete),
+            put(services::service_update).delete(services::service_delete),
         )
-        .route("/os-hypervisors", get(hosts::hypervisors))
-        .route("/os-hypervisors/detail", get(hosts::hypervisors_detail))
-        .route("/os-hypervisors/statistics", get(hosts::statistics))
-        .route("/os-hypervisors/{id}", get(hosts::hypervisor_show))
+        .route("/os-hypervisors", get(hypervisors::hypervisors))
+        .route(
+            "/os-hypervisors/detail",
+            get(hypervisors::hypervisors_detail),
+        )
+        .route("/os-hypervisors/statistics", get(hypervisors::statistics))
+        .route("/os-hypervisors/{id}", get(hypervisors::hypervisor_show))
         .route("/os-aggregates", get(hosts::aggregates))
         .route("/extensions", get(hosts::extensions))
         .route("/extensions/{alias}", get(hosts::extension))
