@@ -15,13 +15,15 @@
 //! the boundaries at which tests kill a process.
 
 pub mod clock;
-pub mod kill_point;
 mod transport;
 
 mod connect;
 
 mod amqp;
 mod inproc;
+
+pub use berth_kill_point as kill_point;
+pub use berth_kill_point::kill_point;
 
 pub use connect::connect;
 pub use inproc::{Faults, InProcess};

@@ -97,6 +97,22 @@ pub enum NotAllowed {
 }
 
 impl Action {
+    /// Whether it says what the guest is to be.
+    pub const fn configures(&self) -> bool {
+        use Action::*;
+        matches!(
+            self,
+            ConfigureBootSource(_)
+                | ConfigureMachine(_)
+                | UpdateMachine(_)
+                | InsertDrive(_)
+                | InsertInterface(_)
+                | ConfigureSerial(_)
+                | ConfigureLogger(_)
+                | ConfigureMetrics(_)
+        )
+    }
+
     /// The table: whether the action is allowed in `state`.
     ///
     /// # Errors

@@ -21,6 +21,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use berth_kill_point::kill_point;
 use berth_vmm_api as api;
 use berth_vmm_api::{ExitCode, ExitReason, Phase, VmState};
 
@@ -213,6 +214,7 @@ impl<L: Launcher> StateDriver<L> {
             Action::Reset => Some((ExitCode::GuestReset, ExitReason::ApiReset)),
             _ => None,
         };
+        let starts = request.action == Action::Start;
         let result = self.act(request.action);
         if let Err(error) = &result {
             self.metrics.refused += 1;
@@ -221,6 +223,9 @@ impl<L: Launcher> StateDriver<L> {
         let ends = ends.filter(|_| result.is_ok());
         // Who asked may have gone; what was done stays done.
         let _ = request.reply.send(result);
+        if starts {
+            kill_point!("vmm.start.answered");
+        }
         ends.map(|(code, reason)| Outcome {
             code,
             reason,
@@ -235,6 +240,7 @@ impl<L: Launcher> StateDriver<L> {
     pub fn act(&mut self, action: Action) -> Result<Answer, ActionError> {
         action.allowed_in(self.state)?;
         self.metrics.actions += 1;
+        let configures = action.configures();
         match action {
             Action::ConfigureBootSource(config) => self.resources.set_boot_source(config)?,
             Action::ConfigureMachine(config) => self.resources.set_machine(config)?,
@@ -270,17 +276,23 @@ impl<L: Launcher> StateDriver<L> {
             Action::Resume => self.resume()?,
             Action::PressPowerButton => {
                 if let Some(guest) = &self.guest {
+                    kill_point!("vmm.button.asked");
                     guest.press_power_button().map_err(ActionError::Guest)?;
                     tracing::info!("the power button was pressed");
+                    kill_point!("vmm.button.pressed");
                 }
             }
             // The outcome is made of these where they were asked for.
-            Action::Reset | Action::Stop => {}
+            Action::Reset | Action::Stop => kill_point!("vmm.stop.asked"),
+        }
+        if configures {
+            kill_point!("vmm.configuration.accepted");
         }
         Ok(Answer::Empty)
     }
 
     fn start(&mut self) -> Result<(), ActionError> {
+        kill_point!("vmm.start.asked");
         let config = self.resources.full_config();
         let mut plan = self
             .resources
@@ -299,6 +311,7 @@ impl<L: Launcher> StateDriver<L> {
                 return Err(ActionError::Start(error));
             }
         }
+        kill_point!("vmm.guest.running");
         self.started = Some(config);
         self.enter(VmState::Running);
         tracing::info!("the guest was started");
@@ -310,6 +323,7 @@ impl<L: Launcher> StateDriver<L> {
             && let Some(guest) = &mut self.guest
         {
             guest.pause().map_err(ActionError::Guest)?;
+            kill_point!("vmm.guest.paused");
             self.enter(VmState::Paused);
             tracing::info!("the guest was paused");
         }
@@ -321,6 +335,7 @@ impl<L: Launcher> StateDriver<L> {
             && let Some(guest) = &mut self.guest
         {
             guest.resume().map_err(ActionError::Guest)?;
+            kill_point!("vmm.guest.resumed");
             self.enter(VmState::Running);
             tracing::info!("the guest was resumed");
         }
@@ -392,6 +407,7 @@ impl<L: Launcher> StateDriver<L> {
     /// Ends the guest, if there is one, and writes down how the VMM ended.
     pub fn finish(mut self, outcome: &Outcome) {
         drop(self.guest.take());
+        kill_point!("vmm.guest.ended");
         if let Err(error) = self.metrics.flush() {
             tracing::warn!(%error, "the last metrics are lost");
         }
@@ -406,6 +422,7 @@ fn version() -> api::VersionInfo {
 }
 
 fn guest_ended(exit: GuestExit) -> Outcome {
+    kill_point!("vmm.guest.exited");
     tracing::info!(?exit, "the guest ended");
     let (code, reason, error) = match exit {
         GuestExit::Shutdown => (ExitCode::Ok, ExitReason::GuestShutdown, None),

@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use berth_kill_point::kill_point;
 use berth_virtio::{DeviceError, GuestMem, IrqLine, MmioTransport, VirtioDevice};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -169,6 +170,7 @@ impl Guest {
             surroundings.boot_timer,
         ));
         let vcpus = preparing.finish(&bus, entry)?;
+        kill_point!("vmm.guest.loaded");
         vcpus.resume();
         Ok(Guest {
             vcpus,

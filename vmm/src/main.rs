@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use berth_kill_point::kill_point;
 use berth_vmm::action::Action;
 use berth_vmm::api::Server;
 use berth_vmm::cli::{self, Command, Run};
@@ -72,6 +73,7 @@ fn run(run: &Run, started: Instant) -> Outcome {
             LogLevel::Info
         });
     log::start(&run.id, run.request_id.as_deref(), level);
+    kill_point!("vmm.process.started");
     let mut status = StatusFile::new(run.status_file.clone(), &run.id, run.request_id.as_deref());
     let driver = match prepare(run, started) {
         Ok((resources, launcher)) => StateDriver::new(&run.id, launcher, resources, status),

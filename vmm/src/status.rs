@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use berth_kill_point::kill_point;
 use berth_vmm_api::{Phase, VmmStatus};
 
 use crate::driver::Outcome;
@@ -69,7 +70,10 @@ impl StatusFile {
             .and_then(|mut bytes| {
                 bytes.push(b'\n');
                 std::fs::File::create(&beside)?.write_all(&bytes)?;
-                std::fs::rename(&beside, path)
+                kill_point!("vmm.status.written");
+                std::fs::rename(&beside, path)?;
+                kill_point!("vmm.status.renamed");
+                Ok(())
             });
         if let Err(error) = written {
             tracing::warn!(%error, path = %path.display(), "cannot write the status file");

@@ -1,27 +1,40 @@
 //! Named places where a process can be made to die, as if by `kill -9`.
 //!
 //! Each boundary of commit, publish, acknowledge, journal and spawn says
-//! `kill_point!("agent.journal.accepted")`. Normally that costs one load. In a process with
+//! `kill_point!("agent.journal.accepted")`. Normally that costs one load and allocates nothing. In
+//! a process with
 //! - `BERTH_KILL_POINT=name` or `name:nth`: it dies there, the `nth` time (1 is the first);
 //! - `BERTH_KILL_POINT_FILE=file`: it dies where the file says (`name` or `name:nth`, counted from
 //!   when the file was written), and takes the file away as it dies: a test arms a running
 //!   process, and one that starts again with the same environment does not die again. Of
 //!   several processes with the same file one dies;
-//! - `BERTH_KILL_POINTS_SEEN=file`: each name is appended to the file the first time it is
-//!   reached, a line each, so that a run can show which points no test has hit.
+//! - `BERTH_KILL_POINTS_SEEN=file`: each name is appended to the file each time it is passed, a
+//!   line each, so that a test learns which points are on an operation's path.
+//!
+//! A process that starts others passes [`VARIABLES`] on where it clears the environment: all may
+//! share the files, since names begin with the program that they are in.
 //!
 //! Names are string literals, so that the list of all of them is made from the source:
 //! [`names_in`] finds them, and the sweeps take their list from it.
+//!
+//! A crate of its own, because the VMM has it too and links nothing else of `berth-rpc`.
 
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Dies here if the environment says so; see [`berth_rpc::kill_point`](crate::kill_point).
+/// The environment's variables, as told above.
+pub const VARIABLES: [&str; 3] = [
+    "BERTH_KILL_POINT",
+    "BERTH_KILL_POINT_FILE",
+    "BERTH_KILL_POINTS_SEEN",
+];
+
+/// Dies here if the environment says so; see [`berth_kill_point`](crate).
 #[macro_export]
 macro_rules! kill_point {
     ($name:literal) => {
-        $crate::kill_point::reached($name)
+        $crate::reached($name)
     };
 }
 
@@ -36,21 +49,18 @@ struct Armed {
 
 static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
 
-fn armed() -> Option<&'static Armed> {
-    let read = || {
-        let at = std::env::var("BERTH_KILL_POINT")
-            .ok()
-            .map(|text| parse(&text));
-        let seen_file = std::env::var_os("BERTH_KILL_POINTS_SEEN").map(Into::into);
-        let told_in = std::env::var_os("BERTH_KILL_POINT_FILE").map(Into::into);
-        (at.is_some() || told_in.is_some() || seen_file.is_some()).then(|| Armed {
-            at,
-            told_in,
-            seen_file,
+impl Armed {
+    #[cold]
+    fn from_environment() -> Option<Self> {
+        let [at, told_in, seen_file] = VARIABLES.map(std::env::var_os);
+        let armed = at.is_some() || told_in.is_some() || seen_file.is_some();
+        armed.then(|| Self {
+            at: at.map(|text| parse(&text.to_string_lossy())),
+            told_in: told_in.map(Into::into),
+            seen_file: seen_file.map(Into::into),
             passes: Mutex::default(),
         })
-    };
-    ARMED.get_or_init(read).as_ref()
+    }
 }
 
 fn parse(text: &str) -> (String, u64) {
@@ -61,25 +71,26 @@ fn parse(text: &str) -> (String, u64) {
 }
 
 /// What [`kill_point!`](crate::kill_point!) calls.
+#[inline]
 pub fn reached(name: &'static str) {
-    if let Some(armed) = armed() {
+    if let Some(armed) = ARMED.get_or_init(Armed::from_environment) {
         armed.pass(name);
     }
 }
 
 impl Armed {
+    #[cold]
     fn pass(&self, name: &'static str) {
         let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
         let pass = passes.entry(name).or_default();
         *pass += 1;
-        if *pass == 1
-            && let Some(path) = &self.seen_file
+        if let Some(path) = &self.seen_file
             && let Ok(mut file) = std::fs::OpenOptions::new()
                 .create(true)
                 .append(true)
                 .open(path)
         {
-            // A test reads it; a failure shows there as a point never hit.
+            // A test reads it; a failure shows there as a point that nobody passes.
             let _ = file.write_all(format!("{name}\n").as_bytes());
         }
         if self
@@ -182,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_point_is_noted_the_first_time_it_is_reached() {
+    fn each_pass_is_noted() {
         let path = std::env::temp_dir().join(format!("berth-seen-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let armed = Armed {
@@ -193,7 +204,7 @@ mod tests {
         };
         armed.pass("one");
         armed.pass("one");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\none\n");
         let _ = std::fs::remove_file(path);
     }
 }
