@@ -1,8 +1,8 @@
 //! Guests on `/dev/kvm`: a directory and a `berth-vmm` process each.
 //!
 //! Reading order: [`images`] (the cache), [`disks`] and [`config_drive`] (what a guest boots
-//! from), [`network`] with [`links`], [`tap`] and [`dhcp`], [`process`] (the VMM), [`guest`]
-//! (what the VMM is told), [`steps`] (the plans), and this file, which is the [`Driver`].
+//! from), [`network`] with [`links`], [`tap`] and [`dhcp`], [`process`] and [`spawn`] (the VMM),
+//! [`guest`] (what it is told), [`steps`] (the plans), and this file, which is the [`Driver`].
 //!
 //! | under the state directory | what |
 //! | --- | --- |
@@ -19,6 +19,7 @@ mod images;
 mod links;
 mod network;
 mod process;
+mod spawn;
 mod steps;
 mod tap;
 

@@ -17,14 +17,12 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 use serde::{Deserialize, Serialize};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +31,10 @@ use tokio_util::sync::CancellationToken;
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long a VMM that was told to stop may take before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// How long a new VMM may take to open its socket.
-const SOCKET_LIMIT: Duration = Duration::from_secs(20);
+/// How long a VMM whose socket is closed may take to be seen dead.
+pub(super) const DEATH_LIMIT: Duration = Duration::from_secs(1);
+/// What became of a VMM that ended without a word.
+const KILLED: &str = "its VMM was killed";
 /// How much of a VMM's log is quoted in an error, in bytes from its end.
 const LOG_QUOTE: u64 = 2000;
 
@@ -55,7 +55,7 @@ impl Folder {
     pub fn console(&self) -> PathBuf {
         self.0.join("console.log")
     }
-    fn process(&self) -> PathBuf {
+    pub fn process(&self) -> PathBuf {
         self.0.join("process.json")
     }
     pub fn client(&self, request_id: &str) -> Client {
@@ -66,11 +66,11 @@ impl Folder {
 /// Which process it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessFile {
-    pid: u32,
+    pub pid: u32,
     /// Clock ticks from the host's boot to the process's start (/proc/pid/stat, field 22).
-    start_time: u64,
+    pub start_time: u64,
     /// /proc/sys/kernel/random/boot_id
-    boot_id: String,
+    pub boot_id: String,
     /// The command that it was started for.
     pub started_for: Option<MessageId>,
 }
@@ -124,23 +124,37 @@ impl Folder {
         Ok(match self.find()? {
             Found::None => Observed::Stopped,
             Found::Ended(file) => Observed::Exited(self.exit(&file)),
-            Found::Alive(..) => match self.client("").with_timeout(Duration::from_secs(5)).info() {
-                Ok(info) => match info.state {
-                    VmState::Running => Observed::Running,
-                    VmState::Paused => Observed::Paused,
-                    // The agent ended between spawning it and starting the guest.
-                    VmState::NotStarted => Observed::Stopped,
-                },
-                Err(error) => match self.find()? {
-                    Found::Ended(file) => Observed::Exited(self.exit(&file)),
-                    _ => {
-                        // It lives; its word will come.
-                        tracing::warn!(folder = %self.0.display(), %error, "VMM does not answer");
-                        Observed::Running
-                    }
-                },
-            },
+            Found::Alive(_, file) => {
+                match self.client("").with_timeout(Duration::from_secs(5)).info() {
+                    Ok(info) => match info.state {
+                        VmState::Running => Observed::Running,
+                        VmState::Paused => Observed::Paused,
+                        // The agent ended between spawning it and starting the guest. If that was no
+                        // command's, which will go on, the guest still waits for its reset.
+                        VmState::NotStarted if file.started_for.is_none() => {
+                            Observed::Exited(Exit::Reset)
+                        }
+                        VmState::NotStarted => Observed::Stopped,
+                    },
+                    Err(error) => match self.find()? {
+                        Found::Ended(file) => Observed::Exited(self.exit(&file)),
+                        _ => {
+                            // It lives; its word will come.
+                            tracing::warn!(folder = %self.0.display(), %error, "VMM does not answer");
+                            Observed::Running
+                        }
+                    },
+                }
+            }
         })
+    }
+
+    /// Whether there was a process, and it ended without a word of its own and without an order.
+    pub fn was_killed(&self) -> bool {
+        let Ok(Found::Ended(file)) = self.find() else {
+            return false;
+        };
+        self.exit(&file) == Exit::Crash(KILLED.into())
     }
 
     /// Why a process that nobody ended has ended.
@@ -148,12 +162,9 @@ impl Folder {
         if boot_id().is_ok_and(|now| now != file.boot_id) {
             return Exit::Crash("the host was restarted".into());
         }
-        let status = VmmStatus::read(&self.status())
-            .ok()
-            .filter(|s| s.pid == file.pid);
-        match status {
+        match self.status_of(file) {
             Some(status) if status.phase == Phase::Exited => exit_of(&status),
-            _ => Exit::Crash("its VMM was killed".into()),
+            _ => Exit::Crash(KILLED.into()),
         }
     }
 
@@ -165,11 +176,18 @@ impl Folder {
         )
     }
 
-    /// The VMM's last error, in its own words.
+    /// The last error of the VMM that there is or was, in its own words.
     pub fn last_error(&self) -> Option<String> {
-        VmmStatus::read(&self.status())
-            .ok()
-            .and_then(|status| status.error)
+        let (Found::Alive(_, file) | Found::Ended(file)) = self.find().ok()? else {
+            return None;
+        };
+        self.status_of(&file)?.error
+    }
+
+    /// What that process has left in its status file; its predecessors' words do not count.
+    fn status_of(&self, file: &ProcessFile) -> Option<VmmStatus> {
+        let status = VmmStatus::read(&self.status()).ok()?;
+        (status.pid == file.pid).then_some(status)
     }
 }
 
@@ -214,7 +232,7 @@ pub(super) fn read_end(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 impl ProcessFile {
-    fn alive(&self) -> io::Result<Option<Alive>> {
+    pub fn alive(&self) -> io::Result<Option<Alive>> {
         if boot_id()? != self.boot_id {
             return Ok(None);
         }
@@ -259,7 +277,7 @@ impl Alive {
 }
 
 /// /proc/pid/stat, field 22, unless the process has ended (a zombie has).
-fn start_time(pid: u32) -> Option<u64> {
+pub(super) fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
@@ -268,65 +286,8 @@ fn start_time(pid: u32) -> Option<u64> {
     (!matches!(state, "Z" | "X")).then_some(started)
 }
 
-fn boot_id() -> io::Result<String> {
+pub(super) fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
-}
-
-/// Starts a VMM for the directory, with no guest in it yet, and waits for its socket.
-pub(super) async fn spawn(
-    folder: &Folder,
-    vmm_binary: &Path,
-    vmm_id: VmmId,
-    started_for: Option<MessageId>,
-    request_id: &str,
-    cancelled: &CancellationToken,
-) -> Result<(), DriverError> {
-    let broken = |what: &str, error: &dyn std::error::Error| {
-        let message = format!("the VMM cannot be started on this host: {what}: {error}");
-        DriverError::host(message, folder.0.display().to_string())
-    };
-    folder
-        .forget_process()
-        .map_err(|e| broken("its directory", &e))?;
-    end_unrecorded(folder).map_err(|e| broken("an unrecorded VMM", &e))?;
-    let _ = fs::remove_file(folder.status());
-    let child = command(folder, vmm_binary, vmm_id, request_id)
-        .map_err(|e| broken("its log", &e))?
-        .spawn()
-        .map_err(|e| broken(&vmm_binary.display().to_string(), &e))?;
-    kill_point!("agent.vmm.spawned");
-    let file = ProcessFile {
-        pid: child.id(),
-        start_time: start_time(child.id()).unwrap_or_default(),
-        boot_id: boot_id().map_err(|e| broken("boot_id", &e))?,
-        started_for,
-    };
-    let bytes = serde_json::to_vec(&file).map_err(|e| broken("process.json", &e))?;
-    write_durably(&folder.process(), &bytes, 0o600).map_err(|e| broken("process.json", &e))?;
-    kill_point!("agent.vmm.recorded");
-    let begun = Instant::now();
-    loop {
-        if cancelled.is_cancelled() {
-            return Err(DriverError::Cancelled);
-        }
-        let client = folder.client("").with_timeout(Duration::from_millis(500));
-        let answers = blocking(move || Ok(client.info().is_ok())).await;
-        if answers.unwrap_or(false) {
-            return Ok(());
-        }
-        let ended = file.alive().map_err(|e| broken("pidfd", &e))?.is_none();
-        if ended || begun.elapsed() > SOCKET_LIMIT {
-            let said = folder.last_error().unwrap_or_else(|| folder.log_end());
-            let what = if ended {
-                "it ended at once"
-            } else {
-                "its socket did not open"
-            };
-            let message = format!("the VMM cannot be started on this host: {what}: {said}");
-            return Err(DriverError::host(message, said));
-        }
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
 }
 
 fn previous_boots(folder: &Folder) -> u64 {
@@ -348,55 +309,36 @@ pub(super) fn count_boot(folder: &Folder) -> io::Result<u64> {
     Ok(boots)
 }
 
-/// In a session of its own: no terminal's or agent's end reaches it.
-#[expect(
-    unsafe_code,
-    reason = "a session of its own is set between fork and exec"
-)]
-fn command(
-    folder: &Folder,
-    vmm_binary: &Path,
-    vmm_id: VmmId,
-    request_id: &str,
-) -> io::Result<Command> {
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.log())?;
-    let mut command = Command::new(vmm_binary);
-    command
-        .arg("--api-sock")
-        .arg(folder.socket())
-        .arg("--id")
-        .arg(vmm_id.to_string())
-        .arg("--status-file")
-        .arg(folder.status())
-        .current_dir(&folder.0)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
-    if !request_id.is_empty() {
-        command.arg("--request-id").arg(request_id);
-    }
-    // SAFETY: setsid is async-signal-safe and touches no memory of ours.
-    unsafe {
-        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
-    }
-    Ok(command)
-}
-
-/// Ends the process if there is one: by the guest's power button within `grace`, then by the
-/// VMM's own stop, then by SIGKILL. Returns when it is gone and that is noted.
+/// Ends the process if there is one, and any that was not recorded. Returns when it is gone and
+/// that is noted.
 pub(super) async fn end(
     folder: &Folder,
     grace: Duration,
     request_id: &str,
     cancelled: &CancellationToken,
 ) -> Result<(), DriverError> {
-    let broken = |error: io::Error| {
-        let message = format!("the guest's process cannot be ended: {error}");
-        DriverError::host(message, folder.0.display().to_string())
-    };
+    end_process(folder, grace, request_id, cancelled).await?;
+    folder
+        .forget_process()
+        .map_err(|error| not_ended(folder, error))?;
+    kill_point!("agent.vmm.forgotten");
+    Ok(())
+}
+
+fn not_ended(folder: &Folder, error: io::Error) -> DriverError {
+    let message = format!("the guest's process cannot be ended: {error}");
+    DriverError::host(message, folder.0.display().to_string())
+}
+
+/// By the guest's power button within `grace`, then by the VMM's own stop, then by SIGKILL.
+/// Which process it was stays known: a guest that waits for its reset still does.
+pub(super) async fn end_process(
+    folder: &Folder,
+    grace: Duration,
+    request_id: &str,
+    cancelled: &CancellationToken,
+) -> Result<(), DriverError> {
+    let broken = |error| not_ended(folder, error);
     if let Found::Alive(alive, _) = folder.find().map_err(broken)? {
         let gone = ask_and_wait(folder, &alive, grace, request_id, cancelled).await?;
         if !gone {
@@ -426,13 +368,12 @@ pub(super) async fn end(
         }
         kill_point!("agent.vmm.ended");
     }
-    end_unrecorded(folder).map_err(broken)?;
-    folder.forget_process().map_err(broken)
+    end_unrecorded(folder).map_err(broken)
 }
 
 /// Kills VMMs for this directory that are not the recorded one: the agent died between
 /// spawning and recording. No guest was started in them.
-fn end_unrecorded(folder: &Folder) -> io::Result<()> {
+pub(super) fn end_unrecorded(folder: &Folder) -> io::Result<()> {
     let socket = folder.socket();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;

@@ -2,6 +2,7 @@
 
 use super::images::Use;
 use super::process::{self, Folder, Found};
+use super::spawn::{self, NotStarted};
 use super::{Host, blocking, broken, config_drive, disks, guest};
 use crate::driver::{DriverError, Job, Step};
 use crate::journal::sync_folder;
@@ -13,6 +14,10 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A VMM that is killed while it starts its guest, from outside and without a word, is started so
+/// often in all. One that fails says why, and is not.
+const START_ATTEMPTS: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -139,13 +144,18 @@ impl KvmStep {
                 }
                 Ok(())
             }
-            Kind::MakeConfigDrive => config_drive::make(&folder.0, self.spec()?).await,
+            Kind::MakeConfigDrive => {
+                config_drive::make(&folder.0, self.spec()?).await?;
+                kill_point!("agent.config_drive.made");
+                Ok(())
+            }
             Kind::WirePorts => {
                 for port in &self.spec()?.ports {
                     self.host
                         .networks
                         .wire(self.job.vmm_id, port, cancelled)
                         .await?;
+                    kill_point!("agent.port.wired");
                 }
                 Ok(())
             }
@@ -244,17 +254,65 @@ impl KvmStep {
             ramdisk.as_deref(),
             self.host.console_bytes,
         )?;
-        // Whatever a start that was interrupted has left.
-        process::end(
-            &folder,
-            Duration::ZERO,
-            &self.job.request_id,
-            &self.job.cancelled,
-        )
-        .await?;
+        if let Err(error) = self.start_and_again(&folder, &description).await {
+            if self.job.message_id.is_none() {
+                // It was to be a guest's reset, which nobody waits for any more.
+                let cancelled = &self.job.cancelled;
+                process::end(&folder, Duration::ZERO, &self.job.request_id, cancelled).await?;
+            }
+            return Err(error);
+        }
+        let boots = process::count_boot(&folder).map_err(|e| broken("boots", &e))?;
+        kill_point!("agent.boot.counted");
+        tracing::info!(boots, "the guest was started");
+        let vmm_id = self.job.vmm_id;
+        if let Ok(Found::Alive(alive, _)) = folder.find() {
+            process::watch(vmm_id, alive, Arc::clone(&self.host.hints));
+        } else {
+            self.host.hints.give(vmm_id);
+        }
+        Ok(())
+    }
+
+    /// A VMM that is killed is followed by another, within bounds.
+    async fn start_and_again(
+        &self,
+        folder: &Folder,
+        description: &guest::Guest,
+    ) -> Result<(), DriverError> {
+        let mut attempts = 1;
+        while let Err(error) = self.start_once(folder, description).await {
+            let signal = match error {
+                NotStarted::Failed(error) => return Err(error),
+                NotStarted::Killed(signal) => signal,
+            };
+            tracing::warn!(
+                attempts,
+                signal,
+                "the VMM was killed while it started the guest"
+            );
+            if attempts == START_ATTEMPTS {
+                let message = format!(
+                    "the guest cannot be started on this host: its VMM was killed {attempts} times; \
+                     the host's kernel log tells whether it is out of memory"
+                );
+                return Err(DriverError::host(message, folder.log_end()));
+            }
+            attempts += 1;
+        }
+        Ok(())
+    }
+
+    async fn start_once(
+        &self,
+        folder: &Folder,
+        description: &guest::Guest,
+    ) -> Result<(), NotStarted> {
         let job = &self.job;
-        process::spawn(
-            &folder,
+        // Whatever a start that was interrupted has left.
+        process::end_process(folder, Duration::ZERO, &job.request_id, &job.cancelled).await?;
+        let mut vmm = spawn::spawn(
+            folder,
             &self.host.vmm_binary,
             job.vmm_id,
             job.message_id,
@@ -265,19 +323,17 @@ impl KvmStep {
         let client = folder
             .client(&job.request_id)
             .with_timeout(Duration::from_secs(60));
+        let description = description.clone();
         let started = blocking(move || Ok(description.start(&client))).await;
         kill_point!("agent.vmm.started");
-        if let Err(error) = started.map_err(|e| broken("the VMM cannot be told", &e))? {
-            return Err(refused(&folder, &error));
+        match started.map_err(|e| broken("the VMM cannot be told", &e))? {
+            Ok(()) => spawn::killed_by(&mut vmm).map_or(Ok(()), |s| Err(NotStarted::Killed(s))),
+            Err(error @ ClientError::Fault { .. }) => Err(refused(folder, &error).into()),
+            Err(error) => match spawn::killed_soon(&mut vmm).await {
+                Some(signal) => Err(NotStarted::Killed(signal)),
+                None => Err(refused(folder, &error).into()),
+            },
         }
-        let boots = process::count_boot(&folder).map_err(|e| broken("boots", &e))?;
-        tracing::info!(boots, "the guest was started");
-        if let Ok(Found::Alive(alive, _)) = folder.find() {
-            process::watch(job.vmm_id, alive, Arc::clone(&self.host.hints));
-        } else {
-            self.host.hints.give(job.vmm_id);
-        }
-        Ok(())
     }
 
     fn grace(&self) -> Duration {
@@ -316,16 +372,22 @@ impl KvmStep {
 
     async fn set_state(&self, state: VmStateUpdate) -> Result<(), DriverError> {
         let folder = self.folder();
-        if !matches!(folder.find(), Ok(Found::Alive(..))) {
+        let Ok(Found::Alive(alive, _)) = folder.find() else {
             return Err(DriverError::request(
                 "the guest does not run; start it first",
                 "no VMM",
             ));
-        }
+        };
         let client = folder.client(&self.job.request_id);
         match blocking(move || Ok(client.set_state(state))).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(refused(&folder, &error)),
+            Ok(Err(error)) => {
+                if !matches!(error, ClientError::Fault { .. }) {
+                    // It may be dying: then that is what is told.
+                    let _ = tokio::time::timeout(process::DEATH_LIMIT, alive.ended()).await;
+                }
+                Err(refused(&folder, &error))
+            }
             Err(error) => Err(broken("the VMM cannot be told", &error)),
         }
     }
@@ -338,6 +400,7 @@ impl KvmStep {
             .unwrap_or_default()
         {
             self.host.networks.unwire(self.job.vmm_id, port).await?;
+            kill_point!("agent.port.unwired");
         }
         Ok(())
     }
@@ -351,7 +414,10 @@ fn refused(folder: &Folder, error: &ClientError) -> DriverError {
             fault, status: 400, ..
         } => DriverError::request(format!("the VMM refuses the guest: {fault}"), detail),
         _ => {
-            let said = folder.last_error().unwrap_or_else(|| error.to_string());
+            let said = match folder.was_killed() {
+                true => "it was killed".to_owned(),
+                false => folder.last_error().unwrap_or_else(|| error.to_string()),
+            };
             DriverError::host(format!("the VMM failed: {said}"), detail)
         }
     }
