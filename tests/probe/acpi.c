@@ -85,3 +85,36 @@ _Noreturn void acpi_power_off(void)
     }
     fail("the DSDT has no _S5_");
 }
+
+/* The generic event device: its register is the operation region GREG, in SystemMemory and with a
+ * 32-bit address; its interrupt is the last one described before that. */
+static bool find_event_device(const struct acpi *acpi, uint64_t *reg, uint32_t *irq)
+{
+    for (uint32_t i = 36; i + 12 <= acpi->dsdt_bytes; i++) {
+        const uint8_t *at = acpi->dsdt + i;
+        if (at[0] == 0x89 && at[1] == 6 && at[2] == 0 && at[4] == 1)
+            *irq = le32(at + 5);
+        if (matches(at, "\x5b\x80GREG") && at[6] == 0 && at[7] == 0x0c) {
+            *reg = le32(at + 8);
+            return true;
+        }
+    }
+    return false;
+}
+
+void acpi_wait_for_button(void)
+{
+    struct acpi acpi;
+    uint64_t reg;
+    uint32_t irq = ~0u;
+    if (!acpi_find(&acpi) || !find_event_device(&acpi, &reg, &irq))
+        fail("no generic event device");
+    listen_irq(irq);
+    put("probe: waits for the power button\n");
+    for (;;) {
+        irq_count[irq] = 0;
+        if (*(volatile uint8_t *)reg & 1)
+            return;
+        halt_unless(&irq_count[irq]);
+    }
+}

@@ -25,6 +25,12 @@ _Noreturn void probe_main(void)
         else if (!word_is("mode=", "none"))
             fail("an unknown mode");
     }
+    if (word_is("end=", "button") || word_is("end=", "button-reset")) {
+        acpi_wait_for_button();
+        put("probe: the power button was pressed\n");
+        if (word_is("end=", "button"))
+            acpi_power_off();
+    }
     if (word_is("end=", "hang"))
         hang();
     if (word_is("end=", "poweroff"))

@@ -59,6 +59,8 @@ void *memory(uint64_t bytes, uint64_t align);
 void fill(void *at, uint8_t value, uint64_t bytes);
 uint64_t fnv1a(const void *at, uint64_t bytes);
 void listen_irq(uint32_t irq);
+/* Sleeps until an interrupt, unless `count`, one of irq_count, has counted one. */
+void halt_unless(volatile uint32_t *count);
 _Noreturn void hang(void);
 _Noreturn void reset_by_keyboard(void);
 _Noreturn void fail(const char *what);
@@ -80,6 +82,8 @@ struct acpi {
 bool acpi_find(struct acpi *acpi);
 _Noreturn void acpi_reset(void);
 _Noreturn void acpi_power_off(void);
+/* Sleeps until the power button is pressed. */
+void acpi_wait_for_button(void);
 
 /* --- virtio.c ------------------------------------------------------------------------------- */
 enum { ID_NET = 1, ID_BLOCK = 2 };

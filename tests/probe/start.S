@@ -9,6 +9,8 @@
  */
 
         .set COM1, 0x3f8
+        .set UNDEFINED, 6
+        .set HALT_CALL, 0x68616c74
         .set IRQ_VECTOR, 0x40
         .set PORTS, 0x1000
 
@@ -114,6 +116,19 @@ irq_stubs:
         .set irq, irq + 1
         .endr
 
+/* Ring 3 calls by ud2, since not every KVM passes software interrupts on: sleeps until an
+ * interrupt, unless the counter at %rdi has counted one. */
+        .align 16
+undefined_stub:
+        cmp $HALT_CALL, %eax
+        jne exception_stubs + 8 * UNDEFINED
+        addq $2, (%rsp)
+        cmpl $0, (%rdi)
+        jne 1f
+        sti                             /* Takes effect behind hlt: none is lost in between. */
+        hlt
+1:      iretq
+
         .align 16
 gdt:
         .quad 0
@@ -155,7 +170,11 @@ tss_end:
 idt:
         .set vector, 0
         .rept 32
+        .if vector == UNDEFINED
+        gate undefined_stub, 0x8e
+        .else
         gate (exception_stubs + 8 * vector), 0x8e
+        .endif
         .set vector, vector + 1
         .endr
         .fill (IRQ_VECTOR - 32) * 16, 1, 0
