@@ -1,7 +1,7 @@
 //! The agent's memory: what it has accepted, how far it has come, and what it has answered.
 //!
-//! An append-only file of lines, `crc32 json`, each line a batch of records; the newest record
-//! of a key holds. What it guarantees:
+//! An append-only file of lines, each a batch of records ([`format`]); the newest record of a key
+//! holds. What it guarantees:
 //! - an update that returned `Ok` is on the disk (fdatasync) and survives any death;
 //! - updates are applied in the order in which their closures ran, whole or not at all;
 //! - a torn last line, which nobody was told about, is cut off; damage before the last line
@@ -12,11 +12,12 @@
 //! Updates that come while another is being synced share the next fdatasync. No task is
 //! needed: the first to come writes for all who wait.
 
+mod format;
+
 use crate::record::{HostRecord, VmmRecord};
 use berth_rpc::kill_point;
 use berth_rpc_types::VmmId;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use format::{Contents, HEADER, Record, encode, parse};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -24,8 +25,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 const FILE: &str = "journal";
-/// First line of the file: the format's version.
-const HEADER: &str = "berth-agent-journal 1\n";
 /// A file larger than this, and than four times its live contents, is written anew.
 const COMPACT_ABOVE: u64 = 4 << 20;
 
@@ -60,60 +59,6 @@ pub enum JournalError {
         /// Its first line.
         found: String,
     },
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Record {
-    Host(HostRecord),
-    Vmm(#[serde(with = "shared")] Arc<VmmRecord>),
-    Forget(VmmId),
-}
-
-/// serde for an `Arc`, as for what is in it.
-mod shared {
-    use super::{Arc, Deserialize, Serialize};
-
-    pub fn serialize<T: Serialize, S: serde::Serializer>(
-        value: &Arc<T>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        (**value).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<T>, D::Error> {
-        T::deserialize(deserializer).map(Arc::new)
-    }
-}
-
-/// All that is remembered.
-#[derive(Clone, Default)]
-struct Contents {
-    host: HostRecord,
-    vmms: BTreeMap<VmmId, Arc<VmmRecord>>,
-}
-
-impl Contents {
-    fn apply(&mut self, record: Record) {
-        match record {
-            Record::Host(host) => self.host = host,
-            Record::Vmm(vmm) => {
-                self.vmms.insert(vmm.vmm_id, vmm);
-            }
-            Record::Forget(vmm_id) => {
-                self.vmms.remove(&vmm_id);
-            }
-        }
-    }
-
-    fn records(&self) -> Vec<Record> {
-        let vmms = self.vmms.values().cloned().map(Record::Vmm);
-        std::iter::once(Record::Host(self.host.clone()))
-            .chain(vmms)
-            .collect()
-    }
 }
 
 type Waiter = oneshot::Sender<Result<(), JournalError>>;
@@ -462,56 +407,6 @@ fn io_error<'a>(
         doing,
         reason: source.to_string(),
     }
-}
-
-fn encode(path: &Path, records: &[Record]) -> Result<Vec<u8>, JournalError> {
-    let json = serde_json::to_string(records)
-        .map_err(|error| io_error(path, "encode")(std::io::Error::other(error)))?;
-    Ok(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes())
-}
-
-fn decode(line: &[u8]) -> Option<Vec<Record>> {
-    let (crc, json) = line.split_at_checked(9)?;
-    let crc = std::str::from_utf8(crc.strip_suffix(b" ")?).ok()?;
-    (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(json))
-        .then(|| serde_json::from_slice(json).ok())
-        .flatten()
-}
-
-/// The contents, and how many bytes of the file are good.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(Contents, u64), JournalError> {
-    let mut contents = Contents::default();
-    if bytes.len() < HEADER.len() && HEADER.as_bytes().starts_with(bytes) {
-        return Ok((contents, 0));
-    }
-    let Some(rest) = bytes.strip_prefix(HEADER.as_bytes()) else {
-        let first = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
-        let found = String::from_utf8_lossy(first).chars().take(40).collect();
-        return Err(JournalError::Format {
-            path: path.to_owned(),
-            found,
-        });
-    };
-    let mut good = HEADER.len();
-    let mut torn = None;
-    for (index, line) in rest.split_inclusive(|b| *b == b'\n').enumerate() {
-        let records = line.strip_suffix(b"\n").and_then(decode);
-        match (records, torn) {
-            (Some(records), None) => {
-                records.into_iter().for_each(|r| contents.apply(r));
-                good += line.len();
-            }
-            // A sound line after a damaged one: that was no torn end.
-            (Some(_), Some(line)) => {
-                return Err(JournalError::Damaged {
-                    path: path.to_owned(),
-                    line,
-                });
-            }
-            (None, _) => torn = torn.or(Some(index + 2)),
-        }
-    }
-    Ok((contents, good as u64))
 }
 
 #[cfg(test)]

@@ -69,6 +69,29 @@ async fn damage_before_the_last_line_is_an_error_that_names_the_line() {
     );
 }
 
+#[tokio::test]
+async fn two_damaged_lines_at_the_end_are_damage_and_no_torn_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    for sequence in 1..=3 {
+        see(&journal, 1, sequence).await;
+    }
+    drop(journal);
+    let path = folder.path().join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let ends: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] == b'\n').collect();
+    // The second of three updates was promised, and so must not be cut off with the third.
+    for end in &ends[2..] {
+        bytes[end - 3] ^= 1;
+    }
+    fs::write(&path, bytes).unwrap();
+    let error = Journal::open(folder.path()).err().unwrap();
+    assert!(
+        matches!(error, JournalError::Damaged { line: 3, .. }),
+        "{error}"
+    );
+}
+
 #[test]
 fn another_format_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
@@ -148,7 +171,7 @@ proptest! {
         let cut = HEADER.len() + cut % (bytes.len() - HEADER.len() + 1);
         bytes.truncate(cut);
         let whole = bytes[HEADER.len()..].iter().filter(|b| **b == b'\n').count() as u64;
-        // A torn line: no line end in it, or it would be two damaged lines, as good.
+        // A torn line: no line end in it, or it would be two damaged lines, which are no torn end.
         bytes.extend(rubbish.iter().map(|b| if *b == b'\n' { b'x' } else { *b }));
         fs::write(&path, &bytes).unwrap();
         let journal = Journal::open(folder.path()).unwrap();
