@@ -11,6 +11,7 @@ use crate::state_dir::write_durably;
 use berth_rpc::kill_point;
 use berth_rpc_types::NetworkId;
 use berth_rpc_types::link::HostNetwork;
+use berth_vmm_api::MacAddr;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fmt::Write as _;
 use std::fs;
@@ -129,6 +130,11 @@ impl<'a> DhcpServer<'a> {
     fn hosts(&self) -> String {
         let mut text = String::new();
         for port in &self.network.ports {
+            // Anything else would be a syntax of its own, or another line.
+            if port.mac.parse::<MacAddr>().is_err() {
+                tracing::warn!(port = %port.id, "a port whose MAC is none is not served");
+                continue;
+            }
             let addresses = port.addresses.iter().filter(|address| address.is_ipv4());
             for address in addresses {
                 let name = port.hostname.as_deref().filter(|name| is_label(name));

@@ -59,6 +59,22 @@ fn a_name_that_is_no_label_never_reaches_the_file() {
 }
 
 #[test]
+fn a_mac_that_is_none_never_reaches_the_file() {
+    for mac in [
+        "",
+        "06:00:00:00:00:01\n06:00:00:00:00:02,10.0.0.9",
+        "06:00:00:00:00:*",
+        "id:*",
+        "set:evil",
+    ] {
+        let mut network = network();
+        network.ports[0].mac = mac.into();
+        let server = DhcpServer::new(Path::new("/n"), &network);
+        assert_eq!(server.hosts(), "", "{mac:?}");
+    }
+}
+
+#[test]
 fn without_dhcp_there_is_no_server() {
     let mut network = network();
     network.subnets[0].dhcp = false;
