@@ -18,6 +18,7 @@
 //! - **Observing changes nothing**, and reports what is, not what was wanted.
 //! - **Guests outlive the agent.** Dropping the driver leaves every guest running.
 
+use crate::progress::Progress;
 use berth_rpc_types::link::NetworkDocument;
 use berth_rpc_types::{Capacity, Command, MessageId, OperationId, VmmId, VmmSpec};
 use futures::future::BoxFuture;
@@ -79,6 +80,8 @@ pub struct Job {
     pub message_id: Option<MessageId>,
     /// A delete pre-empts: see the module's contract.
     pub cancelled: CancellationToken,
+    /// Where a long step may tell how far it is. The engine clears it before each step.
+    pub progress: Progress,
 }
 
 /// One step of a plan.

@@ -14,7 +14,7 @@
 //! - [`options`], [`state_dir`]: configuration, identity, the lock.
 //! - [`record`], [`journal`]: what is remembered of a VMM and how it may change; how it is kept.
 //! - [`driver`]: the seam to what runs guests, with its contract. [`simulated`] and [`kvm`] are
-//!   the two there are.
+//!   the two there are. [`progress`]: how far a long step is.
 //! - `engine`: commands, answers, and what happens without a command.
 //! - `report`, `reads`, [`link`]: conversation with the controller.
 //! - [`service`], [`assemble`]: start order and tasks; an agent from its options alone.
@@ -29,6 +29,7 @@ pub mod journal;
 pub mod kvm;
 pub mod link;
 pub mod options;
+pub mod progress;
 mod reads;
 pub mod record;
 mod report;

@@ -4,6 +4,7 @@
 use super::Engine;
 use crate::gate::Holder;
 use crate::journal::JournalError;
+use crate::progress::Reading;
 use crate::record::{Entry, VmmRecord};
 use berth_rpc::{Address, RpcError, kill_point};
 use berth_rpc_types::{CommandResult, Envelope, MessageId, Outcome, Telemetry};
@@ -125,13 +126,15 @@ impl Engine {
         }
     }
 
-    /// A sign of life. Nobody waits for it, and it may be lost.
-    pub(super) fn progress(self: &Arc<Self>, entry: &Entry, doing: &str) {
+    /// A sign of life, with how far the step is, where it says so. Nobody waits for it, and it may
+    /// be lost.
+    pub(super) fn progress(self: &Arc<Self>, entry: &Entry, doing: &str, reading: Option<Reading>) {
         let telemetry = Telemetry::Progress {
             host_id: self.host_id,
             operation_id: entry.envelope.operation_id,
             doing: doing.to_owned(),
-            percent: None,
+            percent: reading.map(|reading| reading.percent),
+            bytes: reading.map(|reading| reading.bytes),
         };
         let Ok(payload) = serde_json::to_vec(&telemetry) else {
             return;

@@ -7,6 +7,7 @@
 use super::Engine;
 use crate::driver::{DriverError, Exit, Job, Observed, Step};
 use crate::journal::JournalError;
+use crate::progress::Progress;
 use crate::record::{Entry, Failure, Phase};
 use berth_rpc::kill_point;
 use berth_rpc_types::{Command, Outcome, VmmState};
@@ -59,6 +60,7 @@ impl Engine {
             operation_id: Some(envelope.operation_id),
             message_id: Some(envelope.message_id),
             cancelled,
+            progress: Progress::default(),
             command,
         };
         let plan = self.driver.plan(&job);
@@ -124,7 +126,7 @@ impl Engine {
         spans: &mut Vec<(String, u64)>,
     ) -> Result<Went, JournalError> {
         let _permit = if matches!(job.command, Command::Build(_) | Command::Start(_)) {
-            self.progress(entry, "wait_for_turn");
+            self.progress(entry, "wait_for_turn", None);
             tokio::select! {
                 permit = self.builds.acquire() => permit.ok(),
                 () = job.cancelled.cancelled() => return Ok(Went::Cancelled),
@@ -140,10 +142,11 @@ impl Engine {
             self.change(entry, |entry| entry.phase = Phase::Running(name.to_owned()))
                 .await?;
             kill_point!("agent.step.journalled");
-            self.progress(entry, name);
+            job.progress.begin();
+            self.progress(entry, name, None);
             let begun = self.clock.monotonic();
             match self
-                .with_signs_of_life(entry, name, one_step(&**step))
+                .with_signs_of_life(entry, job, name, one_step(&**step))
                 .await
             {
                 Ok(()) => {}
@@ -173,6 +176,7 @@ impl Engine {
     async fn with_signs_of_life<T>(
         self: &Arc<Self>,
         entry: &Entry,
+        job: &Job,
         name: &'static str,
         work: impl Future<Output = T>,
     ) -> T {
@@ -180,7 +184,9 @@ impl Engine {
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                () = self.clock.sleep(SIGN_OF_LIFE) => self.progress(entry, name),
+                () = self.clock.sleep(SIGN_OF_LIFE) => {
+                    self.progress(entry, name, job.progress.reading());
+                }
             }
         }
     }
@@ -222,7 +228,7 @@ impl Engine {
     ) -> Result<(), JournalError> {
         let mut undone = true;
         for step in plan.iter().rev() {
-            self.progress(entry, "undo");
+            self.progress(entry, "undo", None);
             if let Err(error) = step.undo().await {
                 undone = false;
                 let text = match &error {

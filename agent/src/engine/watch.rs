@@ -9,6 +9,7 @@ use super::carry_out::state_of;
 use crate::driver::{DriverError, Exit, Job, Observed};
 use crate::gate::Holder;
 use crate::journal::JournalError;
+use crate::progress::Progress;
 use crate::record::VmmRecord;
 use berth_rpc::kill_point;
 use berth_rpc_types::{Command, Outcome, VmmId, VmmState};
@@ -124,6 +125,7 @@ impl Engine {
             operation_id: None,
             message_id: None,
             cancelled: CancellationToken::new(),
+            progress: Progress::default(),
         }
     }
 

@@ -6,9 +6,12 @@
 //! that want the same image at the same time wait for one fetch.
 
 use super::blocking;
+use super::convert::convert;
+use super::helper::run;
 use crate::driver::DriverError;
 use crate::journal::sync_folder;
-use crate::link::{Controller, LinkError, chain};
+use crate::link::{Controller, LinkError};
+use crate::progress::{Part, Progress};
 use berth_rpc::kill_point;
 use berth_rpc_types::ImageSpec;
 use bytes::Bytes;
@@ -18,7 +21,6 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::process::Command;
@@ -29,10 +31,6 @@ use tokio_util::sync::CancellationToken;
 const TRIES: u32 = 5;
 /// Chunks on their way from the network to the disk.
 const IN_FLIGHT: usize = 16;
-/// A conversion that takes longer has hung.
-const CONVERT_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// No disk of a guest is larger, so no image may claim to be, in bytes.
-const VIRTUAL_SIZE_LIMIT: u64 = 64 << 40;
 
 /// What an image is made into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +58,13 @@ pub(super) struct Images {
     folder: PathBuf,
     vmm_binary: PathBuf,
     controller: Arc<dyn Controller>,
-    /// One lock for each file being made.
-    making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    making: Mutex<HashMap<String, Weak<Making>>>,
+}
+
+/// A file being made: by one, while the others who want it wait and see how far it is.
+struct Making {
+    one: tokio::sync::Mutex<()>,
+    part: Arc<Part>,
 }
 
 impl Images {
@@ -118,19 +121,26 @@ impl Images {
         image: &ImageSpec,
         purpose: Use,
         cancelled: &CancellationToken,
+        progress: &Progress,
     ) -> Result<PathBuf, DriverError> {
         let path = self.path(image, purpose)?;
-        let lock = self.lock_of(&path);
+        if path.exists() {
+            return Ok(path);
+        }
+        let making = self.making(&path, image, purpose);
+        progress.follow(&making.part);
         let _one = tokio::select! {
-            held = lock.lock() => held,
+            held = making.one.lock() => held,
             () = cancelled.cancelled() => return Err(DriverError::Cancelled),
         };
         if path.exists() {
             return Ok(path);
         }
         let made = async {
-            let fetched = self.fetch(image, path.with_extension("partial")).await?;
-            self.make(image, purpose, &fetched, &path).await
+            let partial = path.with_extension("partial");
+            let fetched = self.fetch(image, partial, &making.part).await?;
+            self.make(image, purpose, &fetched, &path, &making.part)
+                .await
         };
         tokio::select! {
             made = made => made.map(|()| path.clone()),
@@ -138,23 +148,32 @@ impl Images {
         }
     }
 
-    fn lock_of(&self, path: &Path) -> Arc<tokio::sync::Mutex<()>> {
+    fn making(&self, path: &Path, image: &ImageSpec, purpose: Use) -> Arc<Making> {
         let key = path.to_string_lossy().into_owned();
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lock) = making.get(&key).and_then(Weak::upgrade) {
-            return lock;
+        if let Some(present) = making.get(&key).and_then(Weak::upgrade) {
+            return present;
         }
-        making.retain(|_, lock| lock.strong_count() > 0);
-        let lock = Arc::default();
-        making.insert(key, Arc::downgrade(&lock));
-        lock
+        making.retain(|_, present| present.strong_count() > 0);
+        let converts = purpose == Use::Disk && image.disk_format == "qcow2";
+        let new = Arc::new(Making {
+            one: tokio::sync::Mutex::default(),
+            part: Arc::new(Part::new(image.size, converts)),
+        });
+        making.insert(key, Arc::downgrade(&new));
+        new
     }
 
     /// Fetches until all is there and right.
-    async fn fetch(&self, image: &ImageSpec, partial: PathBuf) -> Result<PathBuf, DriverError> {
+    async fn fetch(
+        &self,
+        image: &ImageSpec,
+        partial: PathBuf,
+        part: &Part,
+    ) -> Result<PathBuf, DriverError> {
         let mut last = String::new();
         for attempt in 1..=TRIES {
-            match self.fetch_once(image, &partial).await {
+            match self.fetch_once(image, &partial, part).await {
                 Ok(digest) if digest == image.sha512 => {
                     tracing::info!(image_id = %image.id, bytes = image.size, "image fetched and right");
                     kill_point!("agent.image.fetched");
@@ -204,13 +223,20 @@ impl Images {
     }
 
     /// One connection's worth; the digest of the file if it came to its end.
-    async fn fetch_once(&self, image: &ImageSpec, partial: &Path) -> Result<String, FetchError> {
+    async fn fetch_once(
+        &self,
+        image: &ImageSpec,
+        partial: &Path,
+        part: &Part,
+    ) -> Result<String, FetchError> {
         let (sender, receiver) = mpsc::channel::<Bytes>(IN_FLIGHT);
         let mut offset = fs::metadata(partial).map_or(0, |m| m.len());
         if offset > image.size {
             let _ = fs::remove_file(partial);
             offset = 0;
         }
+        let mut here = offset;
+        part.fetched(here);
         let (path, limit) = (partial.to_owned(), image.size);
         let writer = tokio::task::spawn_blocking(move || store(&path, receiver, limit));
         let mut link_error = None;
@@ -220,6 +246,8 @@ impl Images {
                     while let Some(chunk) = bytes.next().await {
                         match chunk {
                             Ok(chunk) => {
+                                here = here.saturating_add(chunk.len() as u64);
+                                part.fetched(here);
                                 if sender.send(chunk).await.is_err() {
                                     // The writer has failed, and says why below.
                                     break;
@@ -258,10 +286,11 @@ impl Images {
         purpose: Use,
         fetched: &Path,
         path: &Path,
+        part: &Part,
     ) -> Result<(), DriverError> {
         let new = path.with_extension("new");
         match (purpose, image.disk_format.as_str()) {
-            (Use::Disk, "qcow2") => self.convert(image, fetched, &new).await?,
+            (Use::Disk, "qcow2") => convert(image, fetched, &new, part).await?,
             (Use::Kernel, _) => self.unpack(image, fetched, &new).await?,
             _ => {
                 fs::rename(fetched, &new).map_err(|e| io_failure("cannot be renamed", image, &e))?
@@ -279,48 +308,6 @@ impl Images {
         kill_point!("agent.image.ready");
         let _ = fs::remove_file(fetched);
         Ok(())
-    }
-
-    async fn convert(&self, image: &ImageSpec, from: &Path, to: &Path) -> Result<(), DriverError> {
-        let info = run(Command::new("qemu-img")
-            .args(["info", "--output=json", "-f", "qcow2"])
-            .arg(from))
-        .await;
-        let info = info.map_err(|e| {
-            let message = format!("image {}: it is no sound qcow2 file", image.id);
-            DriverError::request(message, e)
-        })?;
-        let info: serde_json::Value = serde_json::from_str(&info).unwrap_or_default();
-        // A backing or data file would be read from this host's own disk.
-        let refers = ["backing-filename", "full-backing-filename"]
-            .iter()
-            .any(|key| info.get(key).is_some())
-            || info.pointer("/format-specific/data/data-file").is_some();
-        if refers {
-            let message = format!(
-                "image {}: it refers to another file; flatten it first",
-                image.id
-            );
-            return Err(DriverError::request(message, info.to_string()));
-        }
-        let virtual_size = info["virtual-size"].as_u64().unwrap_or(u64::MAX);
-        if virtual_size > VIRTUAL_SIZE_LIMIT {
-            let message = format!(
-                "image {}: its virtual size of {virtual_size} bytes is out of bounds",
-                image.id
-            );
-            return Err(DriverError::request(message, info.to_string()));
-        }
-        run(Command::new("qemu-img")
-            .args(["convert", "-f", "qcow2", "-O", "raw"])
-            .arg(from)
-            .arg(to))
-        .await
-        .map(drop)
-        .map_err(|e| {
-            let message = format!("image {}: it cannot be converted to a raw disk", image.id);
-            DriverError::request(message, e)
-        })
     }
 
     async fn unpack(&self, image: &ImageSpec, from: &Path, to: &Path) -> Result<(), DriverError> {
@@ -385,32 +372,6 @@ fn store(
     }
     file.sync_all()?;
     Ok((hex::encode(digest.finalize()), length))
-}
-
-/// Runs a helper to its end; its standard output, or what it said of its failure.
-async fn run(command: &mut Command) -> Result<String, String> {
-    let name = command
-        .as_std()
-        .get_program()
-        .to_string_lossy()
-        .into_owned();
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(CONVERT_LIMIT, output)
-        .await
-        .map_err(|_| format!("{name} took longer than {CONVERT_LIMIT:?}"))?
-        .map_err(|error| format!("{name} cannot be run: {}; is it installed?", chain(&error)))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said: String = String::from_utf8_lossy(&output.stderr)
-        .chars()
-        .take(2000)
-        .collect();
-    Err(format!(
-        "{name} ended with {}: {}",
-        output.status,
-        said.trim()
-    ))
 }
 
 fn last_line(text: &str) -> &str {

@@ -80,12 +80,37 @@ async fn many_guests_share_one_fetch() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = vec![7; 50_000];
     let (images, source, image) = cache(folder.path(), &bytes, None);
-    let token = CancellationToken::new();
-    let fetches = (0..20).map(|_| images.ready(&image, Use::Disk, &token));
+    let (token, progress) = (CancellationToken::new(), Progress::default());
+    let fetches = (0..20).map(|_| images.ready(&image, Use::Disk, &token, &progress));
     let paths = futures::future::try_join_all(fetches).await.unwrap();
     assert_eq!(source.connections.load(Ordering::SeqCst), 1);
     assert_eq!(fs::read(&paths[0]).unwrap(), bytes);
     assert_eq!(names(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn everybody_who_waits_for_an_image_sees_how_far_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = vec![7; 50_000];
+    let (images, _, image) = cache(folder.path(), &bytes, None);
+    let (one, other) = (Progress::default(), Progress::default());
+    let token = CancellationToken::new();
+    let fetches = tokio::join!(
+        images.ready(&image, Use::Ramdisk, &token, &one),
+        images.ready(&image, Use::Ramdisk, &token, &other)
+    );
+    fetches.0.and(fetches.1).unwrap();
+    for progress in [one, other] {
+        let reading = progress.reading().unwrap();
+        assert_eq!(reading.percent, 100);
+        assert_eq!((reading.bytes.done, reading.bytes.total), (50_000, 50_000));
+    }
+    let late = Progress::default();
+    let ready = images.ready(&image, Use::Ramdisk, &token, &late).await;
+    assert!(
+        ready.is_ok() && late.reading().is_none(),
+        "nothing to do, nothing to tell"
+    );
 }
 
 #[tokio::test]
@@ -94,7 +119,12 @@ async fn a_fetch_that_broke_off_is_resumed_where_it_stood() {
     let bytes: Vec<u8> = (0..50_000u32).map(|n| n.to_le_bytes()[0]).collect();
     let (images, source, image) = cache(folder.path(), &bytes, Some(20_000));
     let path = images
-        .ready(&image, Use::Disk, &CancellationToken::new())
+        .ready(
+            &image,
+            Use::Disk,
+            &CancellationToken::new(),
+            &Progress::default(),
+        )
         .await
         .unwrap();
     assert_eq!(fs::read(path).unwrap(), bytes);
@@ -107,7 +137,12 @@ async fn the_wrong_bytes_never_get_a_name_and_the_image_is_named() {
     let (images, _, mut image) = cache(folder.path(), &[1; 5_000], None);
     image.sha512 = "0".repeat(128);
     let error = images
-        .ready(&image, Use::Disk, &CancellationToken::new())
+        .ready(
+            &image,
+            Use::Disk,
+            &CancellationToken::new(),
+            &Progress::default(),
+        )
         .await
         .unwrap_err();
     assert!(error.to_string().contains("checksum"), "{error}");
@@ -127,7 +162,12 @@ async fn more_bytes_than_promised_are_refused() {
     let (images, _, mut image) = cache(folder.path(), &[1; 5_000], None);
     image.size = 4_000;
     let error = images
-        .ready(&image, Use::Disk, &CancellationToken::new())
+        .ready(
+            &image,
+            Use::Disk,
+            &CancellationToken::new(),
+            &Progress::default(),
+        )
         .await
         .unwrap_err();
     assert!(error.to_string().contains("4000"), "{error}");
@@ -141,7 +181,12 @@ async fn a_leftover_of_a_crash_is_checked_and_fetched_anew_if_wrong() {
     let path = images.path(&image, Use::Disk).unwrap();
     fs::write(path.with_extension("partial"), vec![0; 10_000]).unwrap();
     images
-        .ready(&image, Use::Disk, &CancellationToken::new())
+        .ready(
+            &image,
+            Use::Disk,
+            &CancellationToken::new(),
+            &Progress::default(),
+        )
         .await
         .unwrap();
     assert_eq!(fs::read(path).unwrap(), bytes);

@@ -1,8 +1,9 @@
 //! Guests on `/dev/kvm`: a directory and a `berth-vmm` process each.
 //!
-//! Reading order: [`images`] (the cache), [`disks`] and [`config_drive`] (what a guest boots
-//! from), [`network`] with [`links`], [`tap`] and [`dhcp`], [`process`] and [`spawn`] (the VMM),
-//! [`guest`] (what it is told), [`steps`] (the plans), and this file, which is the [`Driver`].
+//! Reading order: [`images`] (the cache) with [`convert`] and [`helper`], [`disks`] and
+//! [`config_drive`] (what a guest boots from), [`network`] with [`links`], [`tap`] and [`dhcp`],
+//! [`process`] and [`spawn`] (the VMM), [`guest`] (what the VMM is told), [`steps`] (the plans), and
+//! this file, which is the [`Driver`].
 //!
 //! | under the state directory | what |
 //! | --- | --- |
@@ -12,9 +13,11 @@
 
 mod capacity;
 mod config_drive;
+mod convert;
 mod dhcp;
 mod disks;
 mod guest;
+mod helper;
 mod images;
 mod links;
 mod network;

@@ -215,10 +215,12 @@ impl KvmStep {
     }
 
     async fn fetch_images(&self) -> Result<(), DriverError> {
-        let fetches = self
-            .images()?
-            .into_iter()
-            .map(|(image, purpose)| self.host.images.ready(image, purpose, &self.job.cancelled));
+        let fetches = self.images()?.into_iter().map(|(image, purpose)| {
+            let job = &self.job;
+            self.host
+                .images
+                .ready(image, purpose, &job.cancelled, &job.progress)
+        });
         futures::future::try_join_all(fetches).await.map(drop)
     }
 

@@ -26,6 +26,6 @@ pub use envelope::{Envelope, METHOD_VERSION_MAX, METHOD_VERSION_MIN};
 pub use ids::{
     HostId, ImageId, InstanceId, MessageId, NetworkId, OperationId, PortId, SubnetId, VmmId,
 };
-pub use report::{Capacity, Observation, Telemetry};
+pub use report::{ByteCount, Capacity, Observation, Telemetry};
 pub use spec::{DiskSpec, ImageSpec, PortSpec, VmmSpec};
 pub use states::{PowerState, TaskState, VmState, VmmRole, VmmState};

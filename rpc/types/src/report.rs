@@ -66,5 +66,17 @@ pub enum Telemetry {
         doing: String,
         /// 0 to 100, where it is known.
         percent: Option<u8>,
+        /// Of what is fetched for it, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<ByteCount>,
     },
+}
+
+/// So many bytes of so many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteCount {
+    /// There.
+    pub done: u64,
+    /// In all.
+    pub total: u64,
 }
