@@ -94,24 +94,32 @@ pub struct Request {
 
 /// Why an action was not done.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum ActionError {
+    /// The state does not allow the action.
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
+    /// What was configured cannot be.
     #[error("{0}")]
     Resource(#[from] ResourceError),
+    /// The guest did not start; it can be corrected and started again.
     #[error("Start microvm error: {0}")]
     Start(#[source] GuestError),
+    /// The guest, which runs, did not follow.
     #[error("Internal VMM error: {0}")]
     Guest(#[source] GuestError),
+    /// Nothing to boot was configured.
     #[error("Start microvm error: Cannot start microvm without kernel configuration.")]
     NoBootSource,
+    /// An update that updates nothing.
     #[error("Empty PATCH request.")]
     EmptyUpdate,
+    /// The log cannot go where it was to go.
     #[error("Logger error: {0}")]
     Logger(String),
+    /// Metrics cannot be written where they were to go.
     #[error("Metrics error: {0}")]
     Metrics(String),
+    /// The state driver has ended before it answered.
     #[error("The VMM has ended.")]
     Gone,
 }
