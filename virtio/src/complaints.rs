@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 pub const BURST: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// One device's allowance. Shared between its owner and its threads.
+/// One device's allowance. Shared between its owner and its threads; locked only where there is
+/// something to complain about.
 #[derive(Debug)]
 pub struct Complaints {
     spent: Mutex<Spent>,

@@ -96,11 +96,12 @@ impl<J: Job> Life<J> {
         }
     }
 
-    /// Runs a paused job on the caller's thread.
+    /// Runs a paused job on the caller's thread; how often it allocated.
     #[cfg(any(test, feature = "testkit"))]
-    pub(crate) fn run_here(&mut self, passes: usize) {
-        if let Stage::Paused(job) = &mut self.stage {
-            crate::worker::run_here(job, passes);
+    pub(crate) fn run_here(&mut self, passes: usize) -> u64 {
+        match &mut self.stage {
+            Stage::Paused(job) => crate::worker::run_here(job, passes),
+            _ => 0,
         }
     }
 

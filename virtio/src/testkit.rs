@@ -10,8 +10,12 @@
 )]
 #![allow(missing_docs, reason = "a testkit's names say what they do")]
 
+#[cfg(test)]
+mod allocations;
 mod still;
 
+#[cfg(test)]
+pub use allocations::allocations;
 pub use still::{RunHere, Still};
 
 use std::sync::Arc;
@@ -49,6 +53,12 @@ pub const SECOND_REGION: u64 = 16 << 20;
 /// Where the queues' rings begin, 64 KiB each; buffers are the tests' own, from here on.
 const RINGS: u64 = 0x10_000;
 pub const BUFFERS: u64 = 0x10_0000;
+
+/// Only this crate's own tests count.
+#[cfg(not(test))]
+pub fn allocations() -> u64 {
+    0
+}
 
 #[derive(Default)]
 pub struct CountingLine(pub AtomicUsize);

@@ -192,25 +192,30 @@ fn run<J: Job>(mut job: J, control: &Control) -> J {
 }
 
 /// A worker's passes without its thread: until the job has nothing to do, fails, or has had
-/// `passes` of them.
+/// `passes` of them. Returns how often they allocated.
 #[cfg(any(test, feature = "testkit"))]
 #[expect(
     clippy::expect_used,
     reason = "without eventfds there is nothing to test"
 )]
-pub(crate) fn run_here<J: Job>(job: &mut J, passes: usize) {
+pub(crate) fn run_here<J: Job>(job: &mut J, passes: usize) -> u64 {
     let control = Control::new(job).expect("an epoll descriptor and an eventfd");
     let mut ready = job
         .sources()
         .iter()
         .fold(0, |all, (source, _)| all | source);
+    let before = crate::testkit::allocations();
     for _ in 0..passes {
         match job.run(ready, &control) {
             Ok(again) => ready = again | control.wait(false),
-            Err(fault) => return job.failed(&fault),
+            Err(fault) => {
+                job.failed(&fault);
+                break;
+            }
         }
         if ready == 0 {
-            return;
+            break;
         }
     }
+    crate::testkit::allocations().saturating_sub(before)
 }

@@ -158,8 +158,8 @@ fn disk_bytes(file: &mut File) -> std::io::Result<Option<u64>> {
 #[cfg(any(test, feature = "testkit"))]
 impl<B: GuestBitmap> Block<B> {
     /// See [`RunHere`](crate::testkit::RunHere).
-    pub(crate) fn job_here(&mut self, passes: usize) {
-        self.life.run_here(passes);
+    pub(crate) fn job_here(&mut self, passes: usize) -> u64 {
+        self.life.run_here(passes)
     }
 }
 

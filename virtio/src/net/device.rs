@@ -101,8 +101,8 @@ impl<B: GuestBitmap> Net<B> {
 #[cfg(any(test, feature = "testkit"))]
 impl<B: GuestBitmap> Net<B> {
     /// See [`RunHere`](crate::testkit::RunHere).
-    pub(crate) fn job_here(&mut self, passes: usize) {
-        self.life.run_here(passes);
+    pub(crate) fn job_here(&mut self, passes: usize) -> u64 {
+        self.life.run_here(passes)
     }
 }
 

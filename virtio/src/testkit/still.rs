@@ -15,19 +15,19 @@ use crate::net::Net;
 /// A device whose job can be run by hand.
 pub trait RunHere: VirtioDevice<()> + 'static {
     /// Runs the paused device's job until it has nothing to do, meets a fault, or has had
-    /// `passes` passes.
-    fn run_here(&mut self, passes: usize);
+    /// `passes` passes. Returns how often it allocated (0 where nobody counts).
+    fn run_here(&mut self, passes: usize) -> u64;
 }
 
 impl RunHere for Block<()> {
-    fn run_here(&mut self, passes: usize) {
-        self.job_here(passes);
+    fn run_here(&mut self, passes: usize) -> u64 {
+        self.job_here(passes)
     }
 }
 
 impl RunHere for Net<()> {
-    fn run_here(&mut self, passes: usize) {
-        self.job_here(passes);
+    fn run_here(&mut self, passes: usize) -> u64 {
+        self.job_here(passes)
     }
 }
 
@@ -55,8 +55,8 @@ impl<D: RunHere> Still<D> {
     }
 
     /// See [`RunHere::run_here`].
-    pub fn run(&self, passes: usize) {
-        self.device().run_here(passes);
+    pub fn run(&self, passes: usize) -> u64 {
+        self.device().run_here(passes)
     }
 
     fn device(&self) -> MutexGuard<'_, D> {

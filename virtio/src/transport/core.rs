@@ -380,7 +380,8 @@ impl<B: GuestBitmap> TransportCore<B> {
         self.shared.generation.load(Ordering::Acquire)
     }
 
-    /// Reads the configuration space; bytes beyond its end are 0.
+    /// Reads the configuration space; bytes beyond its end are 0. (The space is built for each
+    /// read: drivers read it when they probe a device or hear that it changed, not to do I/O.)
     pub fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = self.device.config();
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);

@@ -202,3 +202,29 @@ fn a_serial_that_does_not_fit_is_refused() {
         Err(BlockError::Serial { .. })
     ));
 }
+
+#[test]
+fn a_request_allocates_nothing_once_the_device_is_warm() {
+    let file = disk_file(&pattern(64 * 512));
+    let device = Still::new(disk(&file));
+    let mut driver = Driver::running(device.clone(), VERSION_1 | EVENT_IDX | FLUSH, 64);
+    let mut round = || {
+        for kind in [0, 1, 4, 8, 99] {
+            write_header(&driver, kind, 3);
+            let part = |at| match kind {
+                1 => readable(at, 512),
+                _ => writable(at, 512),
+            };
+            let mut chain = vec![readable(HEADER, 16)];
+            chain.extend((0..10).map(|n| part(DATA + n * 0x1000)));
+            chain.push(writable(STATUS_BYTE, 1));
+            driver.submit(0, &chain);
+        }
+        let allocated = device.run(2);
+        (std::iter::from_fn(|| driver.used(0)).count(), allocated)
+    };
+    let (served, at_first) = round();
+    assert_eq!(served, 5);
+    assert!(at_first > 0, "it is counted");
+    assert_eq!(round(), (5, 0));
+}
