@@ -11,6 +11,9 @@ use berth_vmm_api::{Phase, VmmStatus};
 
 use crate::driver::Outcome;
 
+/// The longest error that is told, in characters.
+const MAX_ERROR: usize = 4096;
+
 /// The file, or nothing if none was asked for.
 pub struct StatusFile {
     path: Option<PathBuf>,
@@ -41,7 +44,8 @@ impl StatusFile {
 
     /// The last error that somebody was told.
     pub fn set_error(&mut self, error: &str) {
-        self.status.error = Some(error.to_owned());
+        // A client may have chosen most of its words.
+        self.status.error = Some(error.chars().take(MAX_ERROR).collect());
         self.write();
     }
 
@@ -108,5 +112,18 @@ mod tests {
             (Some("no"), Some("req-1"))
         );
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn an_error_that_a_client_made_long_is_cut_and_the_file_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("status");
+        let mut file = StatusFile::new(Some(path.clone()), "vm1", None);
+        file.set_error(&"\u{1b}".repeat(1 << 20));
+        let error = VmmStatus::read(&path).unwrap().error.unwrap();
+        assert_eq!(error.chars().count(), MAX_ERROR);
+        // Something else than a VMM wrote it, and goes on and on.
+        std::fs::write(&path, vec![b' '; 10 << 20]).unwrap();
+        assert!(VmmStatus::read(&path).is_err());
     }
 }

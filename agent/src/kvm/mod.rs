@@ -184,7 +184,7 @@ impl Driver for KvmDriver {
         let limit = self.0.console_bytes.saturating_mul(2);
         Box::pin(async move {
             let path = folder.console();
-            let bytes = match blocking(move || process::read_end(&path, limit)).await {
+            let bytes = match blocking(move || crate::console::read_end(&path, limit)).await {
                 Ok(bytes) => bytes,
                 // A guest that was never started has said nothing.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && folder.0.exists() => Vec::new(),

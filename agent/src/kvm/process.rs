@@ -7,6 +7,7 @@
 //! acts on no pid that it has not verified through the pidfd.
 
 use super::blocking;
+use crate::console::read_end;
 use crate::driver::{DriverError, Exit, Observed};
 use crate::hints::Hints;
 use crate::state_dir::write_durably;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -218,17 +219,6 @@ fn exit_of(status: &VmmStatus) -> Exit {
             _ => crash(),
         },
     }
-}
-
-/// At most `limit` bytes from a file's end.
-pub(super) fn read_end(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    use std::io::{Read as _, Seek as _};
-    let mut file = fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(io::SeekFrom::Start(length.saturating_sub(limit)))?;
-    let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 impl ProcessFile {

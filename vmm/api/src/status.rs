@@ -5,9 +5,13 @@
 //! a reader sees one state or the next. After `kill -9` it still says the last phase before:
 //! a dead process whose file does not say [`Phase::Exited`] was killed.
 
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+/// The longest status file that is read, in bytes: a VMM's words are shortened long before.
+const MAX_STATUS: u64 = 256 << 10;
 
 /// The VMM's exit codes: Firecracker's where it has the case, and 3 and 4 beside them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,12 +134,14 @@ pub struct VmmStatus {
 }
 
 impl VmmStatus {
-    /// Reads a status file.
+    /// Reads a status file; of a longer one than any VMM writes, only the beginning.
     ///
     /// # Errors
     /// If it cannot be read, or does not hold a status.
     pub fn read(path: &Path) -> std::io::Result<VmmStatus> {
-        let text = std::fs::read(path)?;
+        let mut text = Vec::new();
+        let file = std::fs::File::open(path)?;
+        file.take(MAX_STATUS).read_to_end(&mut text)?;
         serde_json::from_slice(&text)
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
     }
