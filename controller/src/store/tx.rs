@@ -13,6 +13,21 @@ pub(super) enum Inner {
     Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
 }
 
+/// A statement with its parameters: the same words for two types.
+macro_rules! bound {
+    ($sql:expr, $params:expr) => {{
+        let mut query = sqlx::query(sqlx::AssertSqlSafe($sql));
+        for value in $params {
+            query = match value.clone() {
+                Value::Int(v) => query.bind(v),
+                Value::Text(v) => query.bind(v),
+                Value::Blob(v) => query.bind(v),
+            };
+        }
+        query
+    }};
+}
+
 impl Tx {
     pub(super) const fn is_postgres(&self) -> bool {
         matches!(self.inner, Inner::Postgres(_))
@@ -25,26 +40,12 @@ impl Tx {
     pub async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, StoreError> {
         match &mut self.inner {
             Inner::Sqlite(connection) => {
-                let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-                for value in params {
-                    query = match value.clone() {
-                        Value::Int(v) => query.bind(v),
-                        Value::Text(v) => query.bind(v),
-                        Value::Blob(v) => query.bind(v),
-                    };
-                }
+                let query = bound!(sql, params);
                 let done = query.execute(&mut **connection).await.map_err(translate)?;
                 Ok(done.rows_affected())
             }
             Inner::Postgres(transaction) => {
-                let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-                for value in params {
-                    query = match value.clone() {
-                        Value::Int(v) => query.bind(v),
-                        Value::Text(v) => query.bind(v),
-                        Value::Blob(v) => query.bind(v),
-                    };
-                }
+                let query = bound!(sql, params);
                 let done = query.execute(&mut **transaction).await.map_err(translate)?;
                 Ok(done.rows_affected())
             }
@@ -58,14 +59,7 @@ impl Tx {
     pub async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
         match &mut self.inner {
             Inner::Sqlite(connection) => {
-                let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-                for value in params {
-                    query = match value.clone() {
-                        Value::Int(v) => query.bind(v),
-                        Value::Text(v) => query.bind(v),
-                        Value::Blob(v) => query.bind(v),
-                    };
-                }
+                let query = bound!(sql, params);
                 let rows = query
                     .fetch_all(&mut **connection)
                     .await
@@ -73,14 +67,7 @@ impl Tx {
                 rows.iter().map(sqlite_row).collect()
             }
             Inner::Postgres(transaction) => {
-                let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-                for value in params {
-                    query = match value.clone() {
-                        Value::Int(v) => query.bind(v),
-                        Value::Text(v) => query.bind(v),
-                        Value::Blob(v) => query.bind(v),
-                    };
-                }
+                let query = bound!(sql, params);
                 let rows = query
                     .fetch_all(&mut **transaction)
                     .await

@@ -15,16 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a handler gives.
 pub type Reply = Result<Response, ApiError>;
 
-/// Runs a closure of owned clones in a transaction: `tx!(call, |tx| [a, b] { ... })`.
-macro_rules! tx {
-    ($call:expr, |$tx:ident| [$($name:ident),*] $body:block) => {
-        $call.app.store.tx(|$tx| {
-            $(let $name = $name.clone();)*
-            Box::pin(async move $body)
-        }).await
-    };
-}
-pub(super) use tx;
+pub(super) use crate::api::call::tx;
 
 /// One call of the API: the application, who asks, and in which microversion.
 #[derive(Clone)]

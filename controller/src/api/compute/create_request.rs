@@ -141,6 +141,21 @@ fn flavor_ref(fields: &Fields<'_>) -> Result<String, ApiError> {
     Ok(id.to_owned())
 }
 
+/// What Nova takes of a device's mapping, and no local disk made from an image has.
+const VOLUMES_ONLY: &[&str] = &[
+    "volume_size",
+    "device_name",
+    "no_device",
+    "guest_format",
+    "device_type",
+    "disk_bus",
+    "tag",
+    "volume_id",
+    "snapshot_id",
+    "connection_info",
+    "virtual_name",
+];
+
 /// `imageRef`, or the one mapping that means the same: this image, copied to a local disk.
 fn image_ref(fields: &Fields<'_>) -> Result<ImageId, ApiError> {
     let image = fields.text("imageRef", 255)?.filter(|t| !t.is_empty());
@@ -165,25 +180,15 @@ fn image_ref(fields: &Fields<'_>) -> Result<ImageId, ApiError> {
         ));
     };
     let item = Fields::of(Service::Compute, only, "server.block_device_mapping_v2[0]")?;
-    item.only(&[
+    let taken = [
         "uuid",
         "source_type",
         "destination_type",
         "boot_index",
         "delete_on_termination",
         "image_id",
-        "volume_size",
-        "device_name",
-        "no_device",
-        "guest_format",
-        "device_type",
-        "disk_bus",
-        "tag",
-        "volume_id",
-        "snapshot_id",
-        "connection_info",
-        "virtual_name",
-    ])?;
+    ];
+    item.only(&[&taken[..], VOLUMES_ONLY].concat())?;
     let source = item.text("source_type", 16)?;
     let destination = item.text("destination_type", 16)?;
     if source.as_deref() != Some("image") || destination.as_deref() != Some("local") {
@@ -191,19 +196,7 @@ fn image_ref(fields: &Fields<'_>) -> Result<ImageId, ApiError> {
             "server.block_device_mapping_v2 other than source_type image to destination_type local",
         ));
     }
-    for field in [
-        "volume_size",
-        "device_name",
-        "no_device",
-        "guest_format",
-        "device_type",
-        "disk_bus",
-        "tag",
-        "volume_id",
-        "snapshot_id",
-        "connection_info",
-        "virtual_name",
-    ] {
+    for field in VOLUMES_ONLY {
         if item.get(field).is_some() {
             return Err(unsupported(&format!(
                 "server.block_device_mapping_v2[0].{field}"

@@ -1,215 +1,135 @@
 //! Grants: which user has which role on which project, domain, or the system.
 
+use super::domains::DOMAIN;
+use super::projects::PROJECT;
 use super::roles::ROLE;
-use super::{Reply, admin_only, collection, no_content, not_found};
+use super::users::USER;
+use super::{Reply, admin_only, bad, collection, no_content, not_found};
 use crate::api::call::{Call, tx};
 use crate::api::query::Params;
-use crate::api::{ApiError, AppState, RequestContext};
+use crate::api::{ApiError, AppState};
 use crate::params;
-use crate::store::{Row, Tx};
-use axum::extract::{Path, State};
+use crate::store::{Row, Tx, Value as Stored};
+use axum::Router;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::routing::get;
-use axum::{Extension, Router};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 
-/// On what a role is granted.
+/// What a path names: a user, on what, and (but for lists) a role.
 #[derive(Clone, Debug)]
-struct Target {
+struct Grant {
     kind: &'static str,
-    id: String,
+    target: String,
+    user: String,
+    role: String,
 }
 
-impl Target {
-    fn system() -> Self {
-        Self {
-            kind: "system",
-            id: "all".into(),
+impl FromRequestParts<AppState> for Grant {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let names = Path::<HashMap<String, String>>::from_request_parts(parts, app).await;
+        let Path(mut names) = names.map_err(|e| bad(format!("The path is malformed: {e}.")))?;
+        let mut take = |name: &str| names.remove(name);
+        let (kind, target) = match (take("project"), take("domain")) {
+            (Some(project), _) => ("project", project),
+            (None, Some(domain)) => ("domain", domain),
+            (None, None) => ("system", "all".to_owned()),
+        };
+        Ok(Self {
+            kind,
+            target,
+            user: take("user").unwrap_or_default(),
+            role: take("role").unwrap_or_default(),
+        })
+    }
+}
+
+impl Grant {
+    /// The target, the user and the role have to be there to be granted.
+    async fn can_be_made(&self, tx: &mut Tx) -> Result<(), ApiError> {
+        self.target_exists(tx).await?;
+        USER.load(tx, &self.user).await?;
+        ROLE.load(tx, &self.role).await?;
+        Ok(())
+    }
+
+    async fn target_exists(&self, tx: &mut Tx) -> Result<(), ApiError> {
+        match self.kind {
+            "project" => PROJECT.load(tx, &self.target).await.map(drop),
+            "domain" => DOMAIN.load(tx, &self.target).await.map(drop),
+            _ => Ok(()),
         }
     }
 
-    async fn must_exist(&self, tx: &mut Tx) -> Result<(), ApiError> {
-        let sql = match self.kind {
-            "project" => "SELECT id FROM projects WHERE id = $1",
-            "domain" => "SELECT id FROM domains WHERE id = $1",
-            _ => return Ok(()),
-        };
-        match tx.query_opt(sql, params![&self.id]).await? {
-            Some(_) => Ok(()),
-            None => Err(not_found(self.kind, &self.id)),
-        }
+    /// For SQL: user, kind and id of the target, role.
+    fn key(&self) -> [Stored; 4] {
+        let texts = [self.user.as_str(), self.kind, &self.target, &self.role];
+        texts.map(Stored::from)
+    }
+
+    fn missing(&self) -> ApiError {
+        not_found("role assignment with role", &self.role)
     }
 }
 
 /// All grant routes, below `/v3`.
 pub fn router() -> Router<AppState> {
-    Router::new()
-        .route("/projects/{target}/users/{user}/roles", get(list_project))
-        .route(
-            "/projects/{target}/users/{user}/roles/{role}",
-            get(check_project).put(grant_project).delete(revoke_project),
-        )
-        .route("/domains/{target}/users/{user}/roles", get(list_domain))
-        .route(
-            "/domains/{target}/users/{user}/roles/{role}",
-            get(check_domain).put(grant_domain).delete(revoke_domain),
-        )
-        .route("/system/users/{user}/roles", get(list_system))
-        .route(
-            "/system/users/{user}/roles/{role}",
-            get(check_system).put(grant_system).delete(revoke_system),
-        )
-        .route("/role_assignments", get(assignments))
-}
-
-macro_rules! on_target {
-    ($kind:literal: $list:ident, $check:ident, $grant:ident, $revoke:ident) => {
-        async fn $list(
-            State(app): State<AppState>,
-            Extension(context): Extension<RequestContext>,
-            Path((id, user)): Path<(String, String)>,
-        ) -> Reply {
-            list(&app, &context, &Target { kind: $kind, id }, &user).await
-        }
-        async fn $check(
-            State(app): State<AppState>,
-            Extension(context): Extension<RequestContext>,
-            Path((id, user, role)): Path<(String, String, String)>,
-        ) -> Reply {
-            check(&app, &context, &Target { kind: $kind, id }, &user, &role).await
-        }
-        async fn $grant(
-            State(app): State<AppState>,
-            Extension(context): Extension<RequestContext>,
-            Path((id, user, role)): Path<(String, String, String)>,
-        ) -> Reply {
-            grant(&app, &context, &Target { kind: $kind, id }, &user, &role).await
-        }
-        async fn $revoke(
-            State(app): State<AppState>,
-            Extension(context): Extension<RequestContext>,
-            Path((id, user, role)): Path<(String, String, String)>,
-        ) -> Reply {
-            revoke(&app, &context, &Target { kind: $kind, id }, &user, &role).await
-        }
-    };
-}
-on_target!("project": list_project, check_project, grant_project, revoke_project);
-on_target!("domain": list_domain, check_domain, grant_domain, revoke_domain);
-
-async fn list_system(call: Call, Path(user): Path<String>) -> Reply {
-    list(&call.app, &call.context, &Target::system(), &user).await
-}
-
-async fn check_system(call: Call, Path((user, role)): Path<(String, String)>) -> Reply {
-    check(&call.app, &call.context, &Target::system(), &user, &role).await
-}
-
-async fn grant_system(call: Call, Path((user, role)): Path<(String, String)>) -> Reply {
-    grant(&call.app, &call.context, &Target::system(), &user, &role).await
-}
-
-async fn revoke_system(call: Call, Path((user, role)): Path<(String, String)>) -> Reply {
-    revoke(&call.app, &call.context, &Target::system(), &user, &role).await
-}
-
-async fn list(app: &AppState, context: &RequestContext, target: &Target, user: &str) -> Reply {
-    admin_only(context)?;
-    let rows = app
-        .store
-        .tx(|tx| {
-            let (target, user) = (target.clone(), user.to_owned());
-            Box::pin(async move {
-                target.must_exist(tx).await?;
-                let sql = "SELECT r.* FROM roles r JOIN role_assignments a ON a.role_id = r.id \
-                           WHERE a.user_id = $1 AND a.target_kind = $2 AND a.target_id = $3 \
-                           ORDER BY r.name";
-                Ok::<_, ApiError>(tx.query(sql, params![user, target.kind, target.id]).await?)
-            })
-        })
-        .await?;
-    ROLE.collection(app, "roles", &rows)
-}
-
-async fn check(
-    app: &AppState,
-    context: &RequestContext,
-    target: &Target,
-    user: &str,
-    role: &str,
-) -> Reply {
-    admin_only(context)?;
-    let found = app
-        .store
-        .tx(|tx| {
-            let (target, user, role) = (target.clone(), user.to_owned(), role.to_owned());
-            Box::pin(async move {
-                let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
-                           AND target_kind = $2 AND target_id = $3 AND role_id = $4";
-                let params = params![user, target.kind, target.id, role];
-                Ok::<_, ApiError>(tx.query_opt(sql, params).await?)
-            })
-        })
-        .await?;
-    match found {
-        Some(_) => Ok(no_content()),
-        None => Err(not_found("role assignment with role", role)),
+    let mut router = Router::new().route("/role_assignments", get(assignments));
+    for target in ["/projects/{project}", "/domains/{domain}", "/system"] {
+        let all = format!("{target}/users/{{user}}/roles");
+        let one = format!("{all}/{{role}}");
+        router = router
+            .route(&all, get(list))
+            .route(&one, get(check).put(grant).delete(revoke));
     }
+    router
 }
 
-async fn grant(
-    app: &AppState,
-    context: &RequestContext,
-    target: &Target,
-    user: &str,
-    role: &str,
-) -> Reply {
-    admin_only(context)?;
-    app.store
-        .tx(|tx| {
-            let (target, user, role) = (target.clone(), user.to_owned(), role.to_owned());
-            Box::pin(async move {
-                target.must_exist(tx).await?;
-                for (what, table, id) in [("user", "users", &user), ("role", "roles", &role)] {
-                    let sql = format!("SELECT id FROM {table} WHERE id = $1");
-                    if tx.query_opt(&sql, params![id]).await?.is_none() {
-                        return Err(not_found(what, id));
-                    }
-                }
-                tx.execute(
-                    "INSERT INTO role_assignments (user_id, target_kind, target_id, role_id) \
-                     VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-                    params![user, target.kind, target.id, role],
-                )
-                .await?;
-                Ok::<_, ApiError>(())
-            })
-        })
-        .await?;
+async fn list(call: Call, on: Grant) -> Reply {
+    admin_only(&call.context)?;
+    let rows = tx!(call, |tx| [on] {
+        on.target_exists(tx).await?;
+        let sql = "SELECT r.* FROM roles r JOIN role_assignments a ON a.role_id = r.id \
+                   WHERE a.user_id = $1 AND a.target_kind = $2 AND a.target_id = $3 \
+                   ORDER BY r.name";
+        Ok::<_, ApiError>(tx.query(sql, &on.key()[..3]).await?)
+    })?;
+    ROLE.collection(&call.app, "roles", &rows)
+}
+
+async fn check(call: Call, grant: Grant) -> Reply {
+    admin_only(&call.context)?;
+    let found = tx!(call, |tx| [grant] {
+        let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
+                   AND target_kind = $2 AND target_id = $3 AND role_id = $4";
+        Ok::<_, ApiError>(tx.query_opt(sql, &grant.key()).await?)
+    })?;
+    found.map(|_| no_content()).ok_or_else(|| grant.missing())
+}
+
+async fn grant(call: Call, grant: Grant) -> Reply {
+    admin_only(&call.context)?;
+    tx!(call, |tx| [grant] {
+        grant.can_be_made(tx).await?;
+        let sql = "INSERT INTO role_assignments (user_id, target_kind, target_id, role_id) \
+                   VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+        Ok::<_, ApiError>(tx.execute(sql, &grant.key()).await?)
+    })?;
     Ok(no_content())
 }
 
-async fn revoke(
-    app: &AppState,
-    context: &RequestContext,
-    target: &Target,
-    user: &str,
-    role: &str,
-) -> Reply {
-    admin_only(context)?;
-    let gone = app
-        .store
-        .tx(|tx| {
-            let (target, user, role) = (target.clone(), user.to_owned(), role.to_owned());
-            Box::pin(async move {
-                let sql = "DELETE FROM role_assignments WHERE user_id = $1 \
-                           AND target_kind = $2 AND target_id = $3 AND role_id = $4";
-                let params = params![user, target.kind, target.id, role];
-                Ok::<_, ApiError>(tx.execute(sql, params).await?)
-            })
-        })
-        .await?;
+async fn revoke(call: Call, grant: Grant) -> Reply {
+    admin_only(&call.context)?;
+    let gone = tx!(call, |tx| [grant] {
+        let sql = "DELETE FROM role_assignments WHERE user_id = $1 \
+                   AND target_kind = $2 AND target_id = $3 AND role_id = $4";
+        Ok::<_, ApiError>(tx.execute(sql, &grant.key()).await?)
+    })?;
     match gone {
-        0 => Err(not_found("role assignment with role", role)),
+        0 => Err(grant.missing()),
         _ => Ok(no_content()),
     }
 }

@@ -29,7 +29,7 @@ const FIELDS: [&str; 8] = [
 const REVOKE: &str = "DELETE FROM tokens WHERE user_id = $1";
 
 /// With a user go their roles and tokens.
-static USER: Resource = Resource {
+pub(super) static USER: Resource = Resource {
     one: "user",
     all: "users",
     unique: " in that domain",
