@@ -31,6 +31,13 @@ impl Part {
         }
     }
 
+    /// An image of `size` bytes, of which half are here: what a simulation shows.
+    pub(crate) fn half(size: u64) -> Self {
+        let part = Self::new(size, false);
+        part.fetched(size / 2);
+        part
+    }
+
     /// So many of its bytes are here.
     pub fn fetched(&self, bytes: u64) {
         self.fetched.store(bytes.min(self.size), Ordering::Relaxed);

@@ -10,6 +10,7 @@
 use crate::driver::{Driver, DriverError, Exit, Job, Observed, Step};
 use crate::hints::Hints;
 use crate::options::SimulatedOptions;
+use crate::progress::Part;
 use berth_rpc::clock::Clock;
 use berth_rpc_types::link::NetworkDocument;
 use berth_rpc_types::{Capacity, Command, MessageId, PortId, VmmId};
@@ -388,6 +389,9 @@ impl Step for SimulatedStep {
 
     fn run(&self) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async {
+            if self.name() == "fetch_images" {
+                self.job.progress.follow(&Arc::new(Part::half(2 << 20)));
+            }
             self.host.suffer(self.name(), &self.job).await?;
             self.act()
         })

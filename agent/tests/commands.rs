@@ -4,8 +4,8 @@
 mod kit;
 
 use berth_agent::{DriverError, Exit};
-use berth_rpc::Faults;
-use berth_rpc_types::{Command, Outcome, VmmState};
+use berth_rpc::{Address, ConsumeOptions, Faults};
+use berth_rpc_types::{Command, Outcome, Telemetry, VmmState};
 use kit::{Rig, build, start, vmm};
 use std::time::Duration;
 
@@ -370,4 +370,44 @@ async fn a_guest_that_resets_is_started_again() {
     rig.start_agent();
     rig.ready().await;
     assert_eq!(rig.machine.guest(vmm(1)).unwrap().boots, 2);
+}
+
+#[tokio::test]
+async fn a_step_that_takes_long_tells_how_far_it_is_with_its_signs_of_life() {
+    let mut rig = Rig::new().await;
+    let telemetry = rig.broker.transport();
+    let options = ConsumeOptions { prefetch: 100 };
+    let mut news = telemetry
+        .consume(Address::Telemetry, options)
+        .await
+        .unwrap();
+    rig.machine.hold("fetch_images");
+    let envelope = rig.envelope(vmm(1), 1, &build());
+    rig.send(&envelope).await;
+    let told = async {
+        loop {
+            let delivery = news.next().await.unwrap();
+            let _ = delivery.ack().await;
+            let Ok(Telemetry::Progress {
+                operation_id,
+                doing,
+                percent: Some(percent),
+                bytes: Some(bytes),
+                ..
+            }) = serde_json::from_slice(&delivery.payload)
+            else {
+                continue;
+            };
+            assert_eq!(operation_id, envelope.operation_id);
+            return (doing, percent, bytes.done, bytes.total);
+        }
+    };
+    // Signs of life come every 5 s.
+    let told = tokio::time::timeout(Duration::from_secs(60), told).await;
+    assert_eq!(
+        told.unwrap(),
+        ("fetch_images".to_owned(), 50, 1 << 20, 2 << 20)
+    );
+    rig.machine.release("fetch_images");
+    assert_eq!(state(&rig.answer_to(&envelope).await), VmmState::Running);
 }
