@@ -1,7 +1,8 @@
 # make demo   the whole system, shown from bare        make test   every test, with a closing line
 # make build  the programs, optimised                   make lint   format and clippy, as CI has them
 # make soak   what needs many repetitions (hours)       make deps   Debian packages that are missing
-.PHONY: all deps build test demo soak lint
+# make fuzz   each fuzz target for a minute
+.PHONY: all deps build test demo soak lint fuzz
 
 all: build
 
@@ -23,3 +24,6 @@ demo: deps
 
 soak: deps
 	@scripts/run-tests --soak
+
+fuzz: deps
+	@scripts/fuzz
