@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Answered entries that are kept, so that a repeated message gets its own answer again.
 const ANSWERED_KEPT: usize = 4;
 
+/// Commands for one VMM that are remembered at a time; a controller has one or two under way.
+pub const ENTRIES_KEPT: usize = 64;
+
 /// What the host knows of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
@@ -96,6 +99,8 @@ pub enum Verdict {
     Tombstoned,
     /// Found here but never accepted: only a delete may touch it (rule 5).
     Quarantined,
+    /// [`ENTRIES_KEPT`] commands wait or are unconfirmed already; for a delete, twice as many.
+    Full,
 }
 
 /// All that is remembered of one VMM.
@@ -163,6 +168,13 @@ impl VmmRecord {
         }
         if self.state == VmmState::Quarantined && *command != Command::Delete {
             return Verdict::Quarantined;
+        }
+        let room = match command {
+            Command::Delete => 2 * ENTRIES_KEPT,
+            _ => ENTRIES_KEPT,
+        };
+        if self.entries.len() >= room {
+            return Verdict::Full;
         }
         self.sequence = envelope.sequence;
         if let Command::Build(spec) | Command::Start(spec) = command {

@@ -159,3 +159,32 @@ fn answers_are_kept_until_confirmed_and_a_few_after() {
     assert_eq!(record.entries.len(), ANSWERED_KEPT);
     assert_eq!(record.entries[0].envelope.sequence, 7);
 }
+
+#[test]
+fn a_flood_of_commands_is_refused_and_a_delete_still_gets_through() {
+    let mut record = VmmRecord::new(VmmId::from_u128(1));
+    let stop = Command::Stop { grace_s: 1 };
+    let room = u64::try_from(ENTRIES_KEPT).unwrap();
+    for n in 1..=room {
+        let verdict = record.accept(&envelope(n.into(), n, 1, &stop), &stop);
+        assert_eq!(verdict, Verdict::Accepted, "{n}");
+    }
+    let more = envelope(1_000, 1_000, 1, &stop);
+    assert_eq!(record.accept(&more, &stop), Verdict::Full);
+    assert_eq!(record.sequence, room, "what is refused changes nothing");
+    let delete = Command::Delete;
+    for n in room + 1..=2 * room {
+        let verdict = record.accept(&envelope(n.into(), n, 1, &delete), &delete);
+        assert_eq!(verdict, Verdict::Accepted, "{n}");
+    }
+    let last = envelope(2_000, 2_000, 1, &delete);
+    assert_eq!(record.accept(&last, &delete), Verdict::Full);
+
+    // An answer that the broker has makes room.
+    for n in 1..=room {
+        let answered = result(&envelope(n.into(), n, 1, &stop), done(VmmState::Stopped));
+        record.conclude(answered.message_id, answered.clone());
+        record.confirm(answered.message_id);
+    }
+    assert_eq!(record.accept(&last, &delete), Verdict::Accepted);
+}

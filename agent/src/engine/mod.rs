@@ -164,7 +164,7 @@ impl Engine {
                 Err(error) => error.to_string(),
             }
         };
-        tracing::warn!(message_id = %delivery.message_id, %reason, "a message that is no command goes to the dead letters");
+        tracing::warn!(message_id = ?delivery.message_id, ?reason, "a message that is no command goes to the dead letters");
         None
     }
 
@@ -256,6 +256,12 @@ impl Engine {
             Verdict::InProgress => Ok(()),
             Verdict::Answered(result) => Err(result.outcome),
             Verdict::Superseded(by) => Err(Outcome::Superseded { by }),
+            Verdict::Full => Err(refused(
+                format!(
+                    "too many commands wait for guest {vmm_id}; try again when they have ended"
+                ),
+                "the record's bound (ENTRIES_KEPT)",
+            )),
             Verdict::Tombstoned => Err(refused(
                 format!("guest {vmm_id} was deleted; it is never made again"),
                 "tombstone",
