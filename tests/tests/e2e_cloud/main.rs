@@ -10,6 +10,7 @@ mod death;
 mod life;
 mod rest;
 mod rig;
+mod sweep;
 mod traces;
 
 use std::time::Instant;
@@ -48,7 +49,7 @@ fn guests_survive_what_is_not_theirs_and_come_back_from_what_is() {
 fn story(rig: &mut Rig) -> Result<()> {
     let cast = chapter("two guests, on two hosts", || life::two_guests(rig))?;
     chapter("a good build's trace", || traces::a_good_build(rig, &cast))?;
-    chapter("kill points", || death::at_every_kill_point(rig, &cast))?;
+    chapter("kill points", || sweep::all(rig, &cast))?;
     chapter("a corrupt image", || traces::a_corrupt_image(rig, &cast))?;
     chapter("the agent is killed", || death::of_the_agent(rig, &cast))?;
     chapter("the VMM is killed", || death::of_the_vmm(rig, &cast))?;

@@ -1,5 +1,7 @@
-//! The compute and image APIs by curl: the `openstack` command takes a second for each look.
+//! The compute and image APIs by curl: the `openstack` command takes a second for each look. Both
+//! controllers are asked, in turn.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -20,13 +22,14 @@ pub struct Answer {
 
 /// A user's session.
 pub struct Rest {
-    base: String,
+    bases: Vec<String>,
+    turn: Cell<usize>,
     ca: PathBuf,
     token: String,
 }
 
 impl Rest {
-    pub fn log_in(base: &str, ca: &Path, password: &str) -> Result<Self> {
+    pub fn log_in(bases: Vec<String>, ca: &Path, password: &str) -> Result<Self> {
         let body = json!({"auth": {
             "identity": {"methods": ["password"], "password": {"user": {
                 "name": "admin", "domain": {"id": "default"}, "password": password}}},
@@ -34,13 +37,14 @@ impl Rest {
         let mut curl = curl(ca);
         curl.args(["-o", "/dev/null", "-w", "%header{x-subject-token}"]);
         curl.args(["--json", &body.to_string()]);
-        curl.arg(format!("{base}/identity/v3/auth/tokens"));
+        curl.arg(format!("{}/identity/v3/auth/tokens", bases[0]));
         let token = check(curl, PATIENCE)?.trim().to_owned();
         if token.is_empty() {
             bail!("logging in gave no token");
         }
         Ok(Self {
-            base: base.to_owned(),
+            bases,
+            turn: Cell::new(0),
             ca: ca.to_owned(),
             token,
         })
@@ -85,7 +89,9 @@ impl Rest {
         curl.arg("\n%{http_code} %header{x-openstack-request-id}");
         curl.args(["-H", &format!("x-auth-token: {}", self.token)]);
         curl.args(["-H", "openstack-api-version: compute 2.60"]);
-        curl.arg(format!("{}{path}", self.base));
+        let turn = self.turn.replace(self.turn.get() + 1);
+        let base = &self.bases[turn % self.bases.len()];
+        curl.arg(format!("{base}{path}"));
         curl
     }
 }

@@ -9,6 +9,7 @@ use berth_tests::cloud::{Cloud, Plan};
 use berth_tests::debian::{self, BOOT, Key};
 use berth_tests::images::Images;
 use berth_tests::net::TestNet;
+use berth_tests::probe;
 use berth_tests::process::wait_until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -19,6 +20,12 @@ use crate::rest::{Answer, Rest};
 pub const SOON: Duration = Duration::from_secs(120);
 /// Where an agent is told to die.
 const KILL_FILE: &str = "/run/berth-kill";
+/// Where agents and VMMs say which kill points they pass.
+const SEEN_FILE: &str = "/run/berth-seen";
+/// Where a host's service manager notes each end of its agent.
+const DEATHS: &str = "/run/berth-deaths";
+/// With this, it starts the agent no more.
+const UNATTENDED: &str = "/run/berth-unattended";
 
 /// A server, as its creation told.
 #[derive(Clone, Debug)]
@@ -27,6 +34,23 @@ pub struct Server {
     pub name: String,
     /// The request that made it.
     pub request_id: String,
+}
+
+/// What there is on a host, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Whether the order to die stands: who dies takes it away.
+    pub armed: bool,
+    /// Ends of an agent that is attended to.
+    pub deaths: usize,
+    pub vmms: usize,
+    pub directories: usize,
+    pub taps: usize,
+    pub dhcp_servers: usize,
+    /// Parts of images.
+    pub parts: usize,
+    /// How often the VMM that was asked about has started its guest.
+    pub starts: usize,
 }
 
 pub struct Rig {
@@ -43,8 +67,8 @@ impl Rig {
     pub fn start(net: &TestNet) -> Result<Self> {
         let images = Images::get()?;
         let plan = Plan {
-            controllers: 1,
-            postgres: false,
+            controllers: 2,
+            postgres: true,
             emulated_hosts: 2,
             simulated_hosts: 0,
         };
@@ -54,7 +78,8 @@ impl Rig {
         let openstack = cloud.openstack()?;
         let images = debian::register(&openstack, &images)?;
         debian::furnish(&openstack, net, &key)?;
-        let rest = Rest::log_in(cloud.base_url(0), &cloud.ca(), cloud.admin_password())?;
+        let bases = (0..plan.controllers).map(|n| cloud.base_url(n).to_owned());
+        let rest = Rest::log_in(bases.collect(), &cloud.ca(), cloud.admin_password())?;
         let flavor = json!({"name": "tiny", "vcpus": 1, "ram": 192, "disk": 1, "id": "tiny"});
         rest.done("POST", "/compute/v2.1/flavors", &json!({"flavor": flavor}))?;
         let networks = rest.done("GET", "/network/v2.0/networks", &Value::Null)?;
@@ -78,6 +103,22 @@ impl Rig {
         let about = json!({"name": name, "disk_format": "raw", "container_format": "bare",
             "kernel_id": self.images[0], "ramdisk_id": self.images[1],
             "os_command_line": "console=ttyS0 root=/dev/vda quiet panic=0"});
+        self.rest.image(&about, &file)
+    }
+
+    /// The probe guest as a kernel: what it does is in the command line of the images on it.
+    pub fn probe_kernel(&self) -> Result<String> {
+        let file = probe::build(self.dir.path(), probe::Entry::Pvh)?;
+        let about = json!({"name": "probe", "disk_format": "aki", "container_format": "aki"});
+        self.rest.image(&about, &file)
+    }
+
+    /// A small root image of bytes of its own, whose guest is the probe.
+    pub fn probe_image(&self, kernel: &str, name: &str, words: &str) -> Result<String> {
+        let file = self.dir.path().join(name);
+        fs::write(&file, name.repeat(1 << 12))?;
+        let about = json!({"name": name, "disk_format": "raw", "container_format": "bare",
+            "kernel_id": kernel, "os_command_line": words});
         self.rest.image(&about, &file)
     }
 
@@ -223,22 +264,71 @@ impl Rig {
         wait_until(SOON, gone)?.with_context(|| format!("{program} does not die"))
     }
 
-    /// Starts the agent; it dies where [`Rig::arm`] says.
+    /// Starts the agent; it, and the VMMs that it starts, die where [`Rig::arm`] says.
     pub fn start_agent(&self, host: usize) -> Result<()> {
-        let order = [("BERTH_KILL_POINT_FILE", KILL_FILE)];
-        self.cloud.start_agent(host, &order)?;
+        let environment = [
+            ("BERTH_KILL_POINT_FILE", KILL_FILE),
+            ("BERTH_KILL_POINTS_SEEN", SEEN_FILE),
+        ];
+        self.cloud.start_agent(host, &environment)?;
         Ok(())
     }
 
-    /// Orders the agent that runs, or comes, to die at that kill point.
-    pub fn arm(&self, host: usize, point: &str) -> Result<()> {
-        self.cloud.hosts[host].put(KILL_FILE, point.as_bytes())
+    /// From now on the host starts its agent again whenever it ends, as a service manager does.
+    pub fn attend(&self, host: usize) -> Result<()> {
+        let script = format!(
+            "rm -f {UNATTENDED} {DEATHS}; while [ ! -e {UNATTENDED} ]; do \
+             BERTH_AGENT_LOG_FORMAT=json BERTH_KILL_POINT_FILE={KILL_FILE} \
+             BERTH_KILL_POINTS_SEEN={SEEN_FILE} \
+             berth-agent --config /etc/berth/agent.toml; echo death >> {DEATHS}; done"
+        );
+        self.kill9(host, "berth-agent")?;
+        let daemon = ["/bin/sh", "-c", &script];
+        self.cloud.hosts[host].start_daemon("agent", &daemon)?;
+        Ok(())
     }
 
-    /// Whether the order still stands: an agent takes it away as it dies.
-    pub fn is_armed(&self, host: usize) -> Result<bool> {
-        let script = format!("test -e {KILL_FILE} && echo armed || true");
-        Ok(self.cloud.hosts[host].sh(&script)?.contains("armed"))
+    /// The agent that runs now is the last.
+    pub fn unattend(&self, host: usize) -> Result<()> {
+        self.cloud.hosts[host].put(UNATTENDED, b"")
+    }
+
+    /// What is on a host, of everything that servers have there.
+    pub fn look(&self, host: usize, vmm: &str) -> Result<Look> {
+        // Builtins as far as possible: a process takes long in an emulated machine.
+        let script = format!(
+            "cd /var/lib/berth/agent; [ -e {KILL_FILE} ] && echo armed; \
+             [ -e {DEATHS} ] && while read -r line; do echo $line; done < {DEATHS}; \
+             pgrep -l -x 'berth-vmm|dnsmasq' -r R,S,D,T,t | while read -r pid name; do echo $name; done; \
+             for d in vmms/*/; do [ -e $d ] && echo directory; done; \
+             for t in /sys/class/net/bt*; do [ -e $t ] && echo tap; done; \
+             for p in images/*.partial images/*.new; do [ -e $p ] && echo part; done; \
+             [ -n '{vmm}' ] && grep -ho 'the guest was started' vmms/{vmm}/vmm.log; true"
+        );
+        let said = self.cloud.hosts[host].sh(&script)?;
+        let count = |what: &str| said.lines().filter(|line| *line == what).count();
+        Ok(Look {
+            armed: count("armed") > 0,
+            deaths: count("death"),
+            vmms: count("berth-vmm"),
+            directories: count("directory"),
+            taps: count("tap"),
+            dhcp_servers: count("dnsmasq"),
+            parts: count("part"),
+            starts: count("the guest was started"),
+        })
+    }
+
+    /// The kill points that a host's agent and VMMs have passed since the last call.
+    pub fn seen(&self, host: usize) -> Result<Vec<String>> {
+        let script = format!("cat {SEEN_FILE} 2>/dev/null; rm -f {SEEN_FILE}");
+        let said = self.cloud.hosts[host].sh(&script)?;
+        Ok(said.lines().map(str::to_owned).collect())
+    }
+
+    /// Orders whoever comes to that kill point, on that host, to die there.
+    pub fn arm(&self, host: usize, point: &str) -> Result<()> {
+        self.cloud.hosts[host].put(KILL_FILE, point.as_bytes())
     }
 
     /// Nothing of any guest is left on a host: process, link, DHCP server, directory, mount.
@@ -258,9 +348,7 @@ impl Rig {
 
     /// What the logs say of one request, a line each, with who says it before it.
     pub fn follow(&self, request_id: &str) -> Result<Vec<String>> {
-        let mut told = Vec::new();
-        let controller = fs::read_to_string(&self.cloud.controllers[0].log)?;
-        told.extend(lines_of(&controller, request_id, "controller"));
+        let mut told = lines_of(&self.controllers_said()?, request_id, "controller");
         for host in &self.cloud.hosts {
             let logs = "/var/log/agent.log /var/lib/berth/agent/vmms/*/vmm.log";
             let script = format!("grep -sH {request_id} {logs} || true");
@@ -277,9 +365,24 @@ impl Rig {
         Ok(told)
     }
 
+    /// The logs of all controllers.
+    pub fn controllers_said(&self) -> Result<String> {
+        let logs = self.cloud.controllers.iter().map(|c| &c.log);
+        logs.map(|log| fs::read_to_string(log).context("a controller's log"))
+            .collect()
+    }
+
+    /// Asks the database.
+    pub fn sql(&self, sql: &str) -> Result<String> {
+        let postgres = self.cloud.postgres.as_ref();
+        let postgres = postgres.context("the cloud is on PostgreSQL")?;
+        Ok(postgres.query("berth", sql)?.trim().to_owned())
+    }
+
     /// What the services said last, where the test fails.
     pub fn explain(&self) -> String {
-        let mut said = self.cloud.controllers[0].log_tail();
+        let tails = self.cloud.controllers.iter().map(|c| c.log_tail());
+        let mut said: String = tails.collect();
         for host in &self.cloud.hosts {
             let tails = "tail -n 12 /var/log/agent.log; \
                 tail -n 4 /var/lib/berth/agent/vmms/*/*.log; true";
@@ -294,7 +397,9 @@ impl Rig {
 
     fn keep_logs(&self, folder: &Path) {
         let _ = fs::create_dir_all(folder);
-        let _ = fs::copy(&self.cloud.controllers[0].log, folder.join("controller"));
+        for controller in &self.cloud.controllers {
+            let _ = fs::copy(&controller.log, folder.join(&controller.name));
+        }
         for host in &self.cloud.hosts {
             if let Ok(log) = host.get("/var/log/agent.log") {
                 let _ = fs::write(folder.join(host.name()), log);
