@@ -384,8 +384,10 @@ impl EmulatedHost {
             ..
         } = &self.spec;
         let dir = self.dir.path();
+        // The other processors are brought up by host-rc, which says why.
         let mut append =
-            "console=ttyS0 quiet reboot=t panic=-1 mitigations=off net.ifnames=0".to_owned();
+            "console=ttyS0 quiet reboot=t panic=-1 mitigations=off net.ifnames=0 maxcpus=1"
+                .to_owned();
         append += &format!(" berth.name={name}");
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args([

@@ -81,6 +81,11 @@ fn a_host_runs_commands_takes_and_gives_files_and_has_hardware_kvm() {
     );
     assert!(host.start_daemon("none", &["no-such-program"]).is_err());
 
+    // All processors, and the VM that is there from the start (host-rc says why).
+    assert_eq!(host.sh("nproc").unwrap(), "2\n");
+    let holder = "ls -l /proc/$(pgrep vm-holder)/fd | grep -c anon_inode:kvm-vm";
+    assert_eq!(host.sh(holder).unwrap(), "1\n");
+
     // KVM, and the devices that a compute host needs.
     assert_eq!(
         host.sh("stat -c %F /dev/kvm /dev/net/tun /dev/vhost-net | sort -u")
