@@ -175,12 +175,15 @@ mod tests {
         assert!(memory.write_obj(7_u32, GuestAddress(0xC000_0000)).is_err());
     }
 
+    /// #6076 of Firecracker: MiB that overflow as bytes.
     #[test]
     fn memory_beyond_the_hosts_address_space_is_refused_with_its_size() {
-        let error = create(&ram(1 << 50), Backing::Anonymous)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("Cannot create mmap region"), "{error}");
-        assert!(error.contains("MiB of Anonymous memory"), "{error}");
+        for bytes in [1 << 50, u64::MAX >> 20 << 20, u64::MAX] {
+            let error = create(&ram(bytes), Backing::Anonymous)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("Cannot create mmap region"), "{error}");
+            assert!(error.contains("MiB of Anonymous memory"), "{error}");
+        }
     }
 }
