@@ -12,6 +12,8 @@ const TABLES: u64 = BUFFERS + 0x8_0000;
 /// Where a descriptor points.
 #[derive(Arbitrary, Debug)]
 enum Place {
+    /// One of the headers at the front of the buffers.
+    Front(u8),
     /// Into the buffers, whose first bytes are the input's.
     Buffers(u16),
     /// Around the end of memory's first region.
@@ -29,6 +31,7 @@ enum Place {
 impl Place {
     fn address(&self) -> u64 {
         match self {
+            Self::Front(number) => BUFFERS + 16 * u64::from(*number % 8),
             Self::Buffers(offset) => BUFFERS + u64::from(*offset),
             Self::End(back) => MEMORY - u64::from(*back),
             Self::Second(by) => SECOND_REGION.wrapping_add_signed(i64::from(*by)),
@@ -53,7 +56,7 @@ enum Length {
 impl Length {
     fn bytes(&self) -> u32 {
         match self {
-            Self::Sectors(count) => u32::from(*count) * 512,
+            Self::Sectors(count) => u32::from(count % 20) * 512,
             Self::Entries(count) => u32::from(*count) * 16,
             Self::Header => 16,
             Self::Byte => 1,
