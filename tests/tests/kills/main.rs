@@ -1,6 +1,7 @@
 //! The kills, on PostgreSQL with two controllers and two simulated hosts as processes of their
 //! own: `kill -9` at each named point of controller and agent during create, stop, start, reboot
-//! and delete; of RabbitMQ and of PostgreSQL while all five are under way.
+//! and delete; of RabbitMQ during each of them, and of RabbitMQ and of PostgreSQL while all five
+//! are under way.
 //!
 //! After each: the process starts again; the operation has finished, or ended in a clear error,
 //! once (one operation in the database, each effect on the host once); the servers that nobody
@@ -78,7 +79,10 @@ fn a_kill_at_each_point_during_each_operation() {
     table.close();
     say(&format!("in {:.0} s", begun.elapsed().as_secs_f64()));
     let names: Vec<&str> = of_kvm.iter().map(String::as_str).collect();
-    say(&format!("not here, but with guests: {}", names.join(", ")));
+    say(&format!(
+        "not here, but with guests (e2e_cloud): {}",
+        names.join(", ")
+    ));
     let missed: Vec<&String> = of_agent
         .iter()
         .chain(&of_controller)
@@ -107,7 +111,7 @@ fn soak_a_kill_at_each_later_pass_of_each_point() {
 }
 
 #[test]
-fn rabbitmq_and_postgresql_are_killed_with_every_operation_under_way() {
+fn rabbitmq_and_postgresql_are_killed_with_operations_under_way() {
     if let Some(why) = skip::missing_for_hosts() {
         skip!("{why}");
     }
@@ -120,6 +124,7 @@ fn rabbitmq_and_postgresql_are_killed_with_every_operation_under_way() {
     sleep(QUEUES_SETTLE);
     let kill_broker = |rig: &mut Rig| rig.cloud.rabbit.kill9().unwrap();
     let start_broker = |rig: &mut Rig| rig.cloud.rabbit.restart().unwrap();
+    strikes::broker_during_each(&mut rig, &mut table);
     let kill_database = |rig: &mut Rig| rig.cloud.postgres.as_mut().unwrap().kill9().unwrap();
     let start_database = |rig: &mut Rig| rig.cloud.postgres.as_mut().unwrap().restart().unwrap();
     strikes::five_under_way(

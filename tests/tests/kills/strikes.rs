@@ -1,9 +1,10 @@
-//! The broker or the database is killed while all five operations are under way.
+//! The broker or the database is killed while operations are under way: one, or all five.
 
+use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::rig::{Ended, Op, Rig, Server};
+use crate::rig::{Ended, Op, PATIENCE, Rig, Server};
 use crate::sweep::{Before, Table, say};
 
 /// One server for each operation, in the state that it starts from.
@@ -74,5 +75,53 @@ pub fn five_under_way(
         if *op != Op::Delete {
             rig.carry_out(Op::Delete, server);
         }
+    }
+}
+
+/// The broker is killed during each operation of one server's life: when the agent has accepted
+/// the command, and long before it is done with it.
+pub fn broker_during_each(rig: &mut Rig, table: &mut Table) {
+    let what = "rabbitmq-alone";
+    let mut server = rig.named(what, 0);
+    for op in Op::ALL {
+        let before = Before::look(rig, op, &server);
+        rig.ask(op, &mut server);
+        wait_for_the_agent(rig, op, &server);
+        rig.cloud.rabbit.kill9().unwrap();
+        let under_way = rig.operations(op, &server);
+        assert_eq!(
+            under_way.last().map(String::as_str),
+            Some("running"),
+            "{op:?} was over before the broker died"
+        );
+        sleep(Duration::from_millis(300));
+        rig.cloud.rabbit.restart().unwrap();
+        let back = Instant::now();
+        let ended = rig.settled(op, &server);
+        assert_eq!(ended, Ended::Reached, "{what} {op:?}\n{}", rig.logs());
+        table.add(what, op.name(), "finished", back.elapsed());
+        before.happened_once(rig, op, &server, &format!("{what} during {}", op.name()));
+        rig.bystanders_never_noticed();
+        rig.audit();
+    }
+}
+
+/// Waits until the server's agent has accepted the command of the operation under way.
+fn wait_for_the_agent(rig: &Rig, op: Op, server: &Server) {
+    let (id, kind) = (&server.id, op.name());
+    let request_id = rig.sql(&format!(
+        "SELECT request_id FROM operations WHERE instance_id = '{id}' AND kind = '{kind}' \
+         AND state = 'running'"
+    ));
+    assert!(!request_id.is_empty(), "{op:?} was over at once");
+    let end = Instant::now() + PATIENCE;
+    let accepted = |line: &str| line.contains(&request_id) && line.contains("\"accepted\"");
+    loop {
+        let log = fs::read_to_string(&rig.cloud.agents[server.host].log).unwrap();
+        if log.lines().rev().any(accepted) {
+            return;
+        }
+        assert!(Instant::now() < end, "{op:?} does not reach the agent");
+        sleep(Duration::from_millis(5));
     }
 }
