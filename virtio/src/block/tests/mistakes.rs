@@ -310,3 +310,79 @@ fn a_format_that_the_guest_writes_into_its_disk_is_only_bytes() {
     );
     assert_eq!(second.bytes(DATA + 512, 512), header);
 }
+
+/// CVE-2016-5403 of QEMU: a chain without bound makes the device allocate without bound.
+#[test]
+fn a_chain_has_at_most_as_many_descriptors_as_one_call_takes() {
+    const MOST: u16 = 1024;
+    let content = pattern(8 * 512);
+    for (count, served) in [(MOST, true), (MOST + 1, false)] {
+        let mut driver = driver(&disk_file(&content));
+        write_header(&driver, 0, 0);
+        let table = BUFFERS + 0x2_0000;
+        driver.descriptor(
+            table,
+            0,
+            Buffer {
+                flags: NEXT,
+                ..readable(HEADER, 16)
+            },
+            1,
+        );
+        // 512 bytes of data in 511 single bytes and one more part; the last byte is the status.
+        for index in 1..count {
+            let at = u64::from(index - 1);
+            let len = match index {
+                1..=512 => 1,
+                _ if index + 1 == count => 1,
+                _ => 0,
+            };
+            let more = if index + 1 < count { NEXT } else { 0 };
+            let part = Buffer {
+                flags: WRITE | more,
+                ..writable(DATA + at, len)
+            };
+            driver.descriptor(table, index, part, index + 1);
+        }
+        let len = 16 * u32::from(count);
+        driver.submit(
+            0,
+            &[Buffer {
+                addr: table,
+                len,
+                flags: INDIRECT,
+            }],
+        );
+        if served {
+            assert_eq!(driver.wait_used(0).1, 513);
+            assert_eq!(driver.bytes(DATA, 512), content[..512]);
+        } else {
+            driver.wait_needs_reset();
+        }
+    }
+}
+
+/// CVE-2021-20255 of QEMU and its like: a device that is made to write to itself.
+#[test]
+fn data_that_lands_on_the_rings_themselves_harms_nobody_else() {
+    let file = disk_file(&[0xff; 64 * 512]);
+    let mut driver = driver(&file);
+    let rings = driver.rings[0];
+    for target in [rings.desc, rings.avail, rings.used] {
+        write_header(&driver, 0, 0);
+        let chain = [
+            readable(HEADER, 16),
+            writable(target, 1024),
+            writable(STATUS_BYTE, 1),
+        ];
+        driver.submit(0, &chain);
+        // Served or stopped: the rings are rubbish now, and a reset mends all.
+        wait_for("the disk to come to rest", || {
+            driver.load::<u8>(STATUS_BYTE) != UNTOUCHED || driver.read(STATUS) & NEEDS_RESET != 0
+        });
+        driver.write(STATUS, 0);
+        driver.start(VERSION_1 | EVENT_IDX | FLUSH, 64);
+        assert_eq!(request(&mut driver, 0, 0, &[writable(DATA, 512)]).0, OK);
+    }
+    assert_eq!(file.metadata().unwrap().len(), 64 * 512);
+}
