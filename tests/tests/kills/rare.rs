@@ -12,7 +12,7 @@ use berth_rpc::clock::{SystemClock, SystemRng};
 use berth_rpc_types::{Envelope, HostId, MessageId, OperationId, VmmId};
 use serde_json::json;
 
-use crate::rig::{Ended, Op, PATIENCE, Rig};
+use crate::rig::{Ended, Op, PATIENCE, Rig, Server};
 use crate::sweep::{Before, Table, order};
 
 /// The points that [`all`] hits; the sweep over operations need not try them.
@@ -73,7 +73,7 @@ fn finish(
 }
 
 /// The host cannot make the disks, so what was made is taken back; the agent dies at that. The
-/// build is then tried again, and works.
+/// build is then tried on the other host, and works.
 fn a_build_is_being_undone(rig: &mut Rig, table: &mut Table, point: &str) {
     let (file, deaths) = (rig.order_file(Some(0)), rig.deaths);
     let order_to_fail = rig
@@ -82,9 +82,20 @@ fn a_build_is_being_undone(rig: &mut Rig, table: &mut Table, point: &str) {
         .join("simulated-0/simulated/fail-make_disks");
     fs::write(&order_to_fail, "no space is left for the disks").unwrap();
     order(&file, point);
-    let mut server = rig.named("undone", 0);
+    let mut server = Server {
+        anywhere: true,
+        ..rig.named("undone", 0)
+    };
     let before = Before::look(rig, Op::Create, &server);
+    rig.enable(1, false);
     rig.ask(Op::Create, &mut server);
+    let placed = format!("SELECT 1 FROM vmms WHERE instance_id = '{}'", server.id);
+    let end = Instant::now() + PATIENCE;
+    while rig.sql(&placed) != "1" {
+        assert!(Instant::now() < end, "{point}: not placed");
+        sleep(Duration::from_millis(5));
+    }
+    rig.enable(1, true);
     let begun = died(rig, &file, deaths, point);
     assert!(!order_to_fail.exists(), "{point}: the step did not fail");
     assert_eq!(rig.settled(Op::Create, &server), Ended::Reached, "{point}");
@@ -93,7 +104,11 @@ fn a_build_is_being_undone(rig: &mut Rig, table: &mut Table, point: &str) {
         "SELECT COUNT(*) FROM vmms WHERE instance_id = '{}'",
         server.id
     );
-    assert_eq!(rig.sql(&made), "2", "{point}: one VMM undone, one made");
+    assert_eq!(
+        rig.sql(&made),
+        "2",
+        "{point}: one VMM undone, one made elsewhere"
+    );
     finish(rig, table, point, "a failed build", "tried again", begun);
     rig.carry_out(Op::Delete, &mut server);
 }

@@ -68,6 +68,8 @@ pub struct Server {
     pub id: String,
     /// The agent on whose host it is.
     pub host: usize,
+    /// Its create names no host.
+    pub anywhere: bool,
 }
 
 /// How an operation ended.
@@ -180,7 +182,17 @@ impl Rig {
             name: name.to_owned(),
             id: String::new(),
             host,
+            anywhere: false,
         }
+    }
+
+    /// Whether a host is given new servers that name none.
+    pub fn enable(&self, host: usize, enabled: bool) {
+        let name = &self.cloud.agents[host].name;
+        let enabled = u8::from(enabled);
+        self.sql(&format!(
+            "UPDATE hosts SET enabled = {enabled} WHERE hostname = '{name}'"
+        ));
     }
 
     /// Where a controller (`None`: whichever comes first) or an agent is told to die.
@@ -323,7 +335,10 @@ impl Rig {
         let action = |body| (Method::POST, format!("{one}/action"), body);
         match op {
             Op::Create => {
-                let zone = format!("nova:simulated-{}", server.host);
+                let zone = match server.anywhere {
+                    true => "nova".to_owned(),
+                    false => format!("nova:simulated-{}", server.host),
+                };
                 let body = json!({"server": {"name": server.name, "imageRef": self.image,
                     "flavorRef": self.flavor, "availability_zone": zone,
                     "networks": [{"uuid": self.network}]}});
