@@ -27,7 +27,12 @@ impl RingFile {
     /// # Errors
     /// If it cannot be opened or created.
     pub fn open(path: &Path, keep: u64) -> io::Result<RingFile> {
-        let file = File::options().create(true).append(true).open(path)?;
+        // To read, too: with a reader of our own, a pipe can be opened before anybody reads it.
+        let file = File::options()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(path)?;
         // A named pipe or a device has no length, and needs no bound.
         let regular = file.metadata()?.is_file();
         let length = if regular { file.metadata()?.len() } else { 0 };
@@ -125,6 +130,21 @@ mod tests {
         let (_folder, path, mut ring) = ring(u64::MAX);
         ring.write(b"login: ").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"login: ");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_yet_is_opened_at_once_and_never_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut ring = RingFile::open(&path, 4096).unwrap();
+        let mut reader = File::open(&path).unwrap();
+        let mut read = vec![0; 20_000];
+        for _ in 0..3 {
+            ring.write(&[b'x'; 20_000]).unwrap();
+            reader.read_exact(&mut read).unwrap();
+        }
+        assert!(path.exists() && !folder.path().join("pipe.cut").exists());
     }
 
     #[test]
