@@ -310,8 +310,16 @@ impl Cloud {
     }
 
     pub async fn create(&self, name: &str) -> String {
-        let server = json!({"server": {"name": name, "imageRef": self.image,
+        self.create_on(name, None).await
+    }
+
+    /// On this host, if one is named.
+    pub async fn create_on(&self, name: &str, host: Option<&str>) -> String {
+        let mut server = json!({"server": {"name": name, "imageRef": self.image,
             "flavorRef": self.flavor, "networks": [{"uuid": self.network}]}});
+        if let Some(host) = host {
+            server["server"]["availability_zone"] = json!(format!("nova:{host}"));
+        }
         let made = self.post("/compute/v2.1/servers", &server).await;
         text(&made["server"]["id"])
     }

@@ -106,6 +106,21 @@ async fn a_build_that_fails_goes_elsewhere_and_its_first_host_keeps_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_asked_for_by_name_is_tried_once_and_its_words_are_the_fault() {
+    let cloud = Cloud::new(7, Faults::default(), 1, 2).await;
+    cloud.machines[1].fail_next("make_disks", kit::refusal());
+    let id = cloud.create_on("web", Some("host-1")).await;
+    let server = cloud.until(&id, "ERROR").await;
+    assert_eq!(server["fault"]["message"], "no room for the disk");
+    let tried =
+        format!("SELECT CAST(COUNT(*) AS TEXT) AS found FROM vmms WHERE instance_id = '{id}'");
+    assert_eq!(cloud.look_up(&tried).await.as_deref(), Some("1"));
+    cloud.delete(&id).await;
+    cloud.gone(&id).await;
+    cloud.in_order().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delete_pre_empts_a_build_under_way() {
     let cloud = Cloud::new(5, Faults::default(), 1, 1).await;
     cloud.machines[0].hold("make_disks");
