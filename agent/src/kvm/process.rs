@@ -33,7 +33,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long a VMM that was told to stop may take before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a VMM whose socket is closed may take to be seen dead.
-pub(super) const DEATH_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const DEATH_LIMIT: Duration = Duration::from_secs(3);
 /// What became of a VMM that ended without a word.
 const KILLED: &str = "its VMM was killed";
 /// How much of a VMM's log is quoted in an error, in bytes from its end.

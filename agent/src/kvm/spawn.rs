@@ -43,12 +43,12 @@ pub(super) fn killed_by(vmm: &mut Child) -> Option<i32> {
     status.signal()
 }
 
-/// As [`killed_by`], of one that has let its socket go: its end follows.
+/// As [`killed_by`], of one that is ending: its last thread may take a while.
 pub(super) async fn killed_soon(vmm: &mut Child) -> Option<i32> {
     let begun = Instant::now();
     while begun.elapsed() < DEATH_LIMIT {
-        if let Some(signal) = killed_by(vmm) {
-            return Some(signal);
+        if let Ok(Some(status)) = vmm.try_wait() {
+            return status.signal();
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -93,10 +93,10 @@ pub(super) async fn spawn(
         if answers.unwrap_or(false) {
             return Ok(child);
         }
-        if let Some(signal) = killed_by(&mut child) {
+        let ended = file.alive().map_err(|e| broken("pidfd", &e))?.is_none();
+        if ended && let Some(signal) = killed_soon(&mut child).await {
             return Err(NotStarted::Killed(signal));
         }
-        let ended = file.alive().map_err(|e| broken("pidfd", &e))?.is_none();
         if ended || begun.elapsed() > SOCKET_LIMIT {
             let said = folder.last_error().unwrap_or_else(|| folder.log_end());
             let what = if ended {

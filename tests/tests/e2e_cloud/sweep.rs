@@ -341,7 +341,8 @@ impl Sweep<'_> {
     /// Waits until the operation of a request has ended, as its only one; its error if it failed.
     fn ended(&self, request: &str) -> Result<Option<String>> {
         let rows = format!(
-            "SELECT state, COALESCE(error, '') FROM operations WHERE request_id = '{request}'"
+            "SELECT state, replace(COALESCE(error, ''), chr(10), ' ') FROM operations \
+             WHERE request_id = '{request}'"
         );
         let mut said = String::new();
         let over = || {
