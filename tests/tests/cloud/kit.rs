@@ -429,7 +429,10 @@ impl RestLink {
             .header("content-type", "application/json")
             .body(body)
             .unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
+        // In a task of its own: an agent that ends in the middle of a call takes the connection
+        // to the database with it, and one in memory goes with its only connection.
+        let call = tokio::spawn(self.router.clone().oneshot(request));
+        let response = call.await.unwrap().unwrap();
         let status = response.status();
         let bytes = axum::body::to_bytes(response.into_body(), usize::MAX)
             .await
