@@ -1,5 +1,6 @@
 //! Consumers, publishers and brokers that die.
 
+use super::reads::echo;
 use super::*;
 
 pub async fn a_dead_consumers_messages_go_to_the_next_in_their_order(world: &dyn World) {

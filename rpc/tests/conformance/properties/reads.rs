@@ -3,7 +3,7 @@
 use super::*;
 
 /// Answers every question with itself, twice.
-fn echo(mut questions: mpsc::Receiver<ReadRequest>) {
+pub(super) fn echo(mut questions: mpsc::Receiver<ReadRequest>) {
     tokio::spawn(async move {
         while let Some(ReadRequest { payload, reply }) = questions.recv().await {
             reply([&payload[..], &payload[..]].concat().into()).await;
