@@ -10,8 +10,14 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use berth_rpc::clock::{SeededRng, SystemClock};
 use berth_rpc::{Faults, InProcess};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::sync::Arc;
 use tower::ServiceExt as _;
+
+thread_local! {
+    /// Images of the applications of this thread's test; they go with the thread.
+    static FOLDERS: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The administrator's password in tests.
 pub const PASSWORD: &str = "secret";
@@ -22,11 +28,9 @@ pub async fn app() -> AppState {
     let clock = Arc::new(SystemClock::default());
     let store = Store::connect("sqlite::memory:").await.unwrap();
     bootstrap(&store, &*clock, &*rng, PASSWORD).await.unwrap();
-    let directory = std::env::temp_dir().join(format!(
-        "berth-controller-test-{}-{}",
-        std::process::id(),
-        uuid::Uuid::new_v4()
-    ));
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("images");
+    FOLDERS.with_borrow_mut(|folders| folders.push(folder));
     AppState {
         store,
         transport: InProcess::new(Faults::default(), rng.clone(), clock.clone()).transport(),

@@ -251,48 +251,49 @@ mod tests {
 
     type Chunk = Result<Bytes, String>;
 
-    fn directory() -> PathBuf {
-        let path = std::env::temp_dir().join(format!("berth-files-{}", Uuid::new_v4()));
-        std::fs::create_dir_all(&path).unwrap();
-        path
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
     }
 
     #[tokio::test]
     async fn what_is_put_is_whole_and_its_hashes_are_right() {
-        let directory = directory();
+        let kept = directory();
+        let directory = kept.path();
         let chunks: Vec<Chunk> = vec![Ok("ab".into()), Ok("c".into())];
-        let part = receive(&directory, Uuid::new_v4(), 100, stream::iter(chunks))
+        let part = receive(directory, Uuid::new_v4(), 100, stream::iter(chunks))
             .await
             .unwrap();
         let id = Uuid::new_v4();
         let written = part.put(id).await.unwrap();
-        assert_eq!(std::fs::read(path(&directory, id)).unwrap(), b"abc");
+        assert_eq!(std::fs::read(path(directory, id)).unwrap(), b"abc");
         assert_eq!(written.size, 3);
         assert_eq!(written.md5, "900150983cd24fb0d6963f7d28e17f72");
         assert!(written.sha256.starts_with("ba7816bf8f01cfea"));
         assert!(written.sha512.starts_with("ddaf35a193617aba"));
-        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(directory).unwrap().count(), 1);
     }
 
     #[tokio::test]
     async fn an_upload_too_large_or_cut_short_leaves_nothing() {
-        let directory = directory();
+        let kept = directory();
+        let directory = kept.path();
         let large: Vec<Chunk> = vec![Ok("abc".into()), Ok("d".into())];
-        let error = receive(&directory, Uuid::new_v4(), 3, stream::iter(large))
+        let error = receive(directory, Uuid::new_v4(), 3, stream::iter(large))
             .await
             .unwrap_err();
         assert!(matches!(error, UploadError::TooLarge(3)));
         let cut: Vec<Chunk> = vec![Ok("abc".into()), Err("reset".into())];
-        let error = receive(&directory, Uuid::new_v4(), 9, stream::iter(cut))
+        let error = receive(directory, Uuid::new_v4(), 9, stream::iter(cut))
             .await
             .unwrap_err();
         assert!(matches!(error, UploadError::CutShort { received: 3, .. }));
-        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(directory).unwrap().count(), 0);
     }
 
     #[test]
     fn a_sweep_takes_old_orphans_only() {
-        let directory = directory();
+        let kept = directory();
+        let directory = kept.path();
         let (known, orphan) = (Uuid::new_v4(), Uuid::new_v4());
         for name in [
             known.to_string(),
@@ -304,18 +305,18 @@ mod tests {
         }
         let later = |hours: u64| SystemTime::now() + Duration::from_secs(hours * 3600);
         assert!(
-            sweep(&directory, later(0), |id| id == known)
+            sweep(directory, later(0), |id| id == known)
                 .unwrap()
                 .is_empty()
         );
         assert_eq!(
-            sweep(&directory, later(2), |id| id == known).unwrap(),
+            sweep(directory, later(2), |id| id == known).unwrap(),
             [orphan.to_string()]
         );
         assert_eq!(
-            sweep(&directory, later(25), |id| id == known).unwrap(),
+            sweep(directory, later(25), |id| id == known).unwrap(),
             ["x.part"]
         );
-        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(directory).unwrap().count(), 2);
     }
 }
