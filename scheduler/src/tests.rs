@@ -45,6 +45,21 @@ fn instance(number: u128) -> InstanceId {
     InstanceId::from_u128(number)
 }
 
+/// Servers 1 and 2 on the first host, 3 on the second, none on the third.
+fn populated() -> [HostSnapshot; 3] {
+    [
+        HostSnapshot {
+            instances: [instance(1), instance(2)].into(),
+            ..host(1)
+        },
+        HostSnapshot {
+            instances: [instance(3)].into(),
+            ..host(2)
+        },
+        host(3),
+    ]
+}
+
 /// The numbers of the hosts that will do, best first.
 fn chosen(request: &Request, hosts: &[HostSnapshot], policy: &Policy) -> Vec<u128> {
     let by_id = |id| hosts.iter().find(|host| host.id == id).unwrap();
@@ -107,17 +122,7 @@ fn the_worked_vector_gives_novas_order_and_weights() {
 
 #[test]
 fn server_groups_keep_their_policy_and_soft_ones_prefer_it() {
-    let hosts = [
-        HostSnapshot {
-            instances: [instance(1), instance(2)].into(),
-            ..host(1)
-        },
-        HostSnapshot {
-            instances: [instance(3)].into(),
-            ..host(2)
-        },
-        host(3),
-    ];
+    let hosts = populated();
     let grouped = |policy, members: &[u128], max_server_per_host| Request {
         group: Some(ServerGroup {
             policy,

@@ -132,20 +132,11 @@ impl Action {
                 | ConfigureLogger(_)
                 | ConfigureMetrics(_)
                 | Start,
-                NotStarted,
-            ) => Ok(()),
-            (
-                ConfigureBootSource(_)
-                | ConfigureMachine(_)
-                | UpdateMachine(_)
-                | InsertDrive(_)
-                | InsertInterface(_)
-                | ConfigureSerial(_)
-                | ConfigureLogger(_)
-                | ConfigureMetrics(_)
-                | Start,
-                Running | Paused,
-            ) => Err(NotAllowed::AfterStart),
+                state,
+            ) => match state {
+                NotStarted => Ok(()),
+                Running | Paused => Err(NotAllowed::AfterStart),
+            },
             (
                 Pause | Resume | Reset | PressPowerButton | UpdateDrive(_) | UpdateInterface(_),
                 NotStarted,

@@ -225,17 +225,7 @@ fn hosts_that_failed_are_not_tried_again() {
 
 #[test]
 fn hints_join_and_part_servers() {
-    let hosts = [
-        HostSnapshot {
-            instances: [instance(1), instance(2)].into(),
-            ..host(1)
-        },
-        HostSnapshot {
-            instances: [instance(3)].into(),
-            ..host(2)
-        },
-        host(3),
-    ];
+    let hosts = populated();
     let policy = Policy::default();
     let same = Request {
         same_host: [instance(1), instance(3)].into(),

@@ -1,6 +1,6 @@
 //! Domains: where user and project names are unique.
 
-use super::resource::Resource;
+use super::resource::{Resource, description};
 use super::{Reply, admin_only, forbidden, self_link};
 use crate::api::body::{self, Fields};
 use crate::api::call::Call;
@@ -68,10 +68,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
         ("name", fields.name("name")?.into()),
         (
             "description",
-            fields
-                .text("description", 65_535)?
-                .unwrap_or_default()
-                .into(),
+            description(&fields)?.unwrap_or_default().into(),
         ),
         ("enabled", fields.flag("enabled")?.unwrap_or(true).into()),
         ("created_at", call.now().into()),
@@ -99,7 +96,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     }
     let columns = vec![
         ("name", fields.opt_name("name")?.into()),
-        ("description", fields.text("description", 65_535)?.into()),
+        ("description", description(&fields)?.into()),
         ("enabled", enabled.map(i64::from).into()),
     ];
     DOMAIN.update(&call, &id, columns, |_, _| Ok(())).await

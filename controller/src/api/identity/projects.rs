@@ -1,6 +1,6 @@
 //! Projects: what owns servers, networks and images.
 
-use super::resource::Resource;
+use super::resource::{Resource, description};
 use super::{Reply, admin_only, collection, ok, self_link};
 use crate::api::body::{self, Fields};
 use crate::api::call::{Call, tx};
@@ -86,10 +86,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
         ("name", fields.name("name")?.into()),
         (
             "description",
-            fields
-                .text("description", 65_535)?
-                .unwrap_or_default()
-                .into(),
+            description(&fields)?.unwrap_or_default().into(),
         ),
         ("enabled", fields.flag("enabled")?.unwrap_or(true).into()),
         (
@@ -127,7 +124,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     fields.only(&["name", "description", "enabled", "tags", "options"])?;
     let columns = vec![
         ("name", fields.opt_name("name")?.into()),
-        ("description", fields.text("description", 65_535)?.into()),
+        ("description", description(&fields)?.into()),
         ("enabled", fields.flag("enabled")?.map(i64::from).into()),
         (
             "tags",

@@ -2,6 +2,7 @@
 //! other has. Each gives its [`Resource`]; what is peculiar to it stays in its own file.
 
 use super::{Reply, admin_only, collection, conflict, created, no_content, not_found, ok};
+use crate::api::body::Fields;
 use crate::api::call::{Call, tx};
 use crate::api::query::Params;
 use crate::api::{ApiError, AppState};
@@ -11,6 +12,17 @@ use serde_json::{Value, json};
 
 /// A column and what is to be in it. In a change, NULL leaves it as it is.
 pub(super) type Column = (&'static str, Stored);
+
+/// What any of them may be described by, in characters.
+const MAX_DESCRIPTION: usize = 65_535;
+
+/// The description that a body gives.
+///
+/// # Errors
+/// 400 if it is no text or too long.
+pub(super) fn description(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    fields.text("description", MAX_DESCRIPTION)
+}
 
 /// One kind of resource. Its names are its own: they stand in SQL.
 pub(super) struct Resource {

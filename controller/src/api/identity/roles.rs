@@ -1,6 +1,6 @@
 //! Roles: names that policies ask for.
 
-use super::resource::Resource;
+use super::resource::{Resource, description};
 use super::{Reply, admin_only, collection, forbidden, self_link};
 use crate::api::body::{self, Fields};
 use crate::api::call::Call;
@@ -72,10 +72,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
         ("name", fields.name("name")?.into()),
         (
             "description",
-            fields
-                .text("description", 65_535)?
-                .unwrap_or_default()
-                .into(),
+            description(&fields)?.unwrap_or_default().into(),
         ),
         ("created_at", call.now().into()),
     ];
@@ -96,7 +93,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     fields.only(&["name", "description", "options"])?;
     let columns = vec![
         ("name", fields.opt_name("name")?.into()),
-        ("description", fields.text("description", 65_535)?.into()),
+        ("description", description(&fields)?.into()),
     ];
     ROLE.update(&call, &id, columns, |role, columns| {
         let renames = columns

@@ -1,6 +1,6 @@
 //! Users and their passwords.
 
-use super::resource::{Column, Resource};
+use super::resource::{Column, Resource, description};
 use super::{Reply, admin_only, bad, hashing, no_content, ok, self_link};
 use crate::api::body::{self, Fields};
 use crate::api::call::{Call, tx};
@@ -72,7 +72,7 @@ fn columns(fields: &Fields<'_>) -> Result<Vec<Column>, ApiError> {
             fields.text("default_project_id", 64)?.into(),
         ),
         ("email", fields.text("email", 255)?.into()),
-        ("description", fields.text("description", 65_535)?.into()),
+        ("description", description(&fields)?.into()),
     ])
 }
 
