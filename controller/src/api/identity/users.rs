@@ -72,7 +72,7 @@ fn columns(fields: &Fields<'_>) -> Result<Vec<Column>, ApiError> {
             fields.text("default_project_id", 64)?.into(),
         ),
         ("email", fields.text("email", 255)?.into()),
-        ("description", description(&fields)?.into()),
+        ("description", description(fields)?.into()),
     ])
 }
 
