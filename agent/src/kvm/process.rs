@@ -34,8 +34,6 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a VMM whose socket is closed may take to be seen dead.
 pub(super) const DEATH_LIMIT: Duration = Duration::from_secs(3);
-/// What became of a VMM that ended without a word.
-const KILLED: &str = "its VMM was killed";
 /// How much of a VMM's log is quoted in an error, in bytes from its end.
 const LOG_QUOTE: u64 = 2000;
 
@@ -155,18 +153,24 @@ impl Folder {
         let Ok(Found::Ended(file)) = self.find() else {
             return false;
         };
-        self.exit(&file) == Exit::Crash(KILLED.into())
+        !host_restarted(&file) && self.last_word(&file).is_none()
     }
 
     /// Why a process that nobody ended has ended.
     fn exit(&self, file: &ProcessFile) -> Exit {
-        if boot_id().is_ok_and(|now| now != file.boot_id) {
+        if host_restarted(file) {
             return Exit::Crash("the host was restarted".into());
         }
-        match self.status_of(file) {
-            Some(status) if status.phase == Phase::Exited => exit_of(&status),
-            _ => Exit::Crash(KILLED.into()),
-        }
+        self.last_word(file).map_or_else(
+            || Exit::Crash("its VMM was killed".into()),
+            |status| exit_of(&status),
+        )
+    }
+
+    /// What that process said of its own end; a process that was killed said nothing.
+    fn last_word(&self, file: &ProcessFile) -> Option<VmmStatus> {
+        let status = self.status_of(file)?;
+        (status.phase == Phase::Exited).then_some(status)
     }
 
     /// The end of the VMM's own log.
@@ -274,6 +278,11 @@ pub(super) fn start_time(pid: u32) -> Option<u64> {
     let state = fields.next()?;
     let started = fields.nth(18)?.parse().ok()?;
     (!matches!(state, "Z" | "X")).then_some(started)
+}
+
+/// Whether the host was restarted since that process was.
+fn host_restarted(file: &ProcessFile) -> bool {
+    boot_id().is_ok_and(|now| now != file.boot_id)
 }
 
 pub(super) fn boot_id() -> io::Result<String> {
