@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::host::EmulatedHost;
+use crate::logs::brief;
 use crate::net::TestNet;
 use crate::openstack::OpenStack;
 use crate::postgres::PrivatePostgres;
@@ -22,6 +23,8 @@ use crate::{binaries, ports};
 
 /// A start takes a second; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Lines that are shown of a log.
+const TOLD: usize = 20;
 /// By which any number of this cloud's hosts join.
 const JOIN_TOKEN: &str = "join-for-tests";
 /// The password of the user `admin`.
@@ -275,20 +278,48 @@ impl Cloud {
             Ok((up >= count).then_some(()))
         };
         if process::wait_until(PATIENCE, up)?.is_none() {
-            let logs: Vec<String> = self.agents.iter().map(Service::log_tail).collect();
-            let there = self
-                .hosts
-                .iter()
-                .map(|host| host.sh("tail -c 3000 /var/log/agent.log"));
-            let there: Vec<String> = there.map(Result::unwrap_or_default).collect();
-            bail!(
-                "not all of {count} hosts are up:\n{}\n{}",
-                logs.join("\n"),
-                there.join("\n")
-            );
+            bail!("not all of {count} hosts are up:\n{}", self.explain());
         }
         Ok(())
     }
+
+    /// What services, hosts and guests said last, where a test fails. The whole logs are copied
+    /// to the folder that `BERTH_KEEP_LOGS` names.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        if let Some(folder) = std::env::var_os("BERTH_KEEP_LOGS") {
+            self.keep_logs(Path::new(&folder));
+        }
+        let services = self.controllers.iter().chain(&self.agents);
+        let services = services.map(|s| format!("--- {}\n{}", s.name, s.log_tail()));
+        services
+            .chain(self.hosts.iter().map(explain_host))
+            .collect()
+    }
+
+    fn keep_logs(&self, folder: &Path) {
+        let _ = fs::create_dir_all(folder);
+        for service in self.controllers.iter().chain(&self.agents) {
+            let _ = fs::copy(&service.log, folder.join(&service.name));
+        }
+        for host in &self.hosts {
+            if let Ok(log) = host.get("/var/log/agent.log") {
+                let _ = fs::write(folder.join(host.name()), log);
+            }
+        }
+    }
+}
+
+fn explain_host(host: &EmulatedHost) -> String {
+    let script = format!(
+        "cut -d' ' -f1-3 /proc/loadavg; ps -o pid,stat,time,comm | grep -E 'berth|dnsmasq'; \
+         dmesg | tail -n 3; tail -n {TOLD} /var/log/agent.log; \
+         for log in /var/lib/berth/agent/vmms/*/*.log; do echo \"- $log\"; tail -n 8 $log; done"
+    );
+    let told = host
+        .sh(&script)
+        .unwrap_or_else(|error| format!("{error:#}"));
+    format!("--- {}\n{}", host.name(), brief(&told, usize::MAX))
 }
 
 /// An emulated host with an agent's programs in it.
@@ -359,9 +390,9 @@ impl Service {
         self.child.take().context("it was never started")?.kill9()
     }
 
-    /// The last lines of its log.
+    /// The end of its log, shortened.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        process::tail(&self.log, 8000)
+        brief(&process::tail(&self.log, 256 << 10), TOLD)
     }
 }

@@ -10,10 +10,11 @@
 //! - [`rabbit`], [`postgres`]: Debian's RabbitMQ and PostgreSQL, private, with `kill -9`.
 //! - [`cloud`]: a whole Berth cloud of these; [`openstack`]: the real `openstack` command for it;
 //!   [`debian`]: what a Debian guest in it needs, and how one sees that it lives.
-//! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports; [`scratch`]: folders;
+//! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports; [`scratch`]: folders; [`logs`]: logs, short;
 //!   [`binaries`]: the programs under test; [`skip!`]: tests that cannot run here.
 
 pub mod binaries;
+pub mod logs;
 pub mod ports;
 pub mod process;
 pub mod scratch;

@@ -4,20 +4,21 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use anyhow::{Context, Result, ensure};
+use berth_tests::debian::{BOOT, Key, ping};
 use berth_tests::host::EmulatedHost;
 use berth_tests::images::Images;
+use berth_tests::logs::brief;
 use berth_tests::net::TestNet;
 use berth_tests::process::{check, wait_until};
 use berth_tests::skip::missing_for_hosts;
 use berth_tests::{binaries, skip};
 use serde_json::json;
 
-/// A boot takes 15 s on two quiet cores, under two emulations; the machine may be busy.
-const BOOT: Duration = Duration::from_secs(240);
 const GUEST_IP: &str = "10.88.0.50";
 const GUEST_MAC: &str = "52:54:00:aa:00:01";
 
@@ -28,7 +29,8 @@ fn stock_debian_boots_to_its_login_prompt_and_is_reached_by_ssh() {
     }
     let images = Images::get().unwrap();
     let here = tempfile::tempdir().unwrap();
-    let drive = config_drive(here.path());
+    let key = Key::make(here.path()).unwrap();
+    let drive = config_drive(here.path(), &key);
     let net = TestNet::new().unwrap();
     let host = EmulatedHost::builder("compute")
         .file(
@@ -63,81 +65,71 @@ fn stock_debian_boots_to_its_login_prompt_and_is_reached_by_ssh() {
     host.put("/root/guest.json", config.to_string().as_bytes())
         .unwrap();
 
+    if let Err(error) = story(&host, &key, &images) {
+        let console =
+            String::from_utf8_lossy(&host.get("/var/log/guest.log").unwrap()).into_owned();
+        eprintln!("the console:\n{}", brief(&console, 60));
+        panic!("{error:#}");
+    }
+}
+
+fn story(host: &EmulatedHost, key: &Key, images: &Images) -> Result<()> {
     let began = Instant::now();
     let run = "berth-vmm --no-api --config-file /root/guest.json; echo $? > /root/exit-code";
-    host.start_daemon("guest", &["sh", "-c", run]).unwrap();
+    host.start_daemon("guest", &["sh", "-c", run])?;
     let prompt = wait_until(BOOT, || {
-        let console = String::from_utf8_lossy(&host.get("/var/log/guest.log")?).into_owned();
-        assert!(
-            host.get("/root/exit-code").is_err(),
-            "berth-vmm ended; its output:\n{console}"
-        );
+        let console = host.get("/var/log/guest.log")?;
+        ensure!(host.get("/root/exit-code").is_err(), "berth-vmm ended");
+        let console = String::from_utf8_lossy(&console);
         Ok(console.contains("guest-one login:").then_some(()))
     });
-    let console = String::from_utf8_lossy(&host.get("/var/log/guest.log").unwrap()).into_owned();
-    assert!(
-        prompt.unwrap().is_some(),
-        "no login prompt after {BOOT:?}; the console:\n{console}"
-    );
-    eprintln!("login prompt after {:.1} s", began.elapsed().as_secs_f32());
+    prompt?.with_context(|| format!("no login prompt after {BOOT:?}"))?;
+    println!("login prompt after {:.1} s", began.elapsed().as_secs_f32());
 
     // What the config drive asked for is there: address, name, key; so is the machine's size.
-    check(command("ping", &["-c", "2", "-W", "10", GUEST_IP]), BOOT).unwrap();
-    let key = here.path().join("key");
-    let ssh = |script: &str| check(ssh_command(&key, script), BOOT);
-    assert_eq!(ssh("hostname; nproc").unwrap(), "guest-one\n2\n");
-    assert_eq!(
-        ssh("uname -r").unwrap().trim(),
-        images.kernel_version().unwrap()
-    );
-    assert_eq!(
-        ssh("cat /sys/class/net/eth0/address").unwrap().trim(),
-        GUEST_MAC
-    );
-    let size: u64 = ssh("df -B1 --output=size / | tail -1")
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
-    assert!(
-        size > 900 << 20,
+    ping(GUEST_IP, BOOT)?;
+    let ssh = |script: &str| key.ssh(GUEST_IP, script);
+    let is = |what: &str, wanted: &str| {
+        let said = ssh(what)?;
+        ensure!(said == wanted, "{what}: {said:?} and not {wanted:?}");
+        Ok(())
+    };
+    // sshd comes up when it does, which need not be before the login prompt.
+    let said = key.ssh_when_up(GUEST_IP, "hostname; nproc")?;
+    ensure!(said == "guest-one\n2\n", "hostname and nproc: {said:?}");
+    is("uname -r", &format!("{}\n", images.kernel_version()?))?;
+    is("cat /sys/class/net/eth0/address", &format!("{GUEST_MAC}\n"))?;
+    let size = ssh("df -B1 --output=size / | tail -1")?;
+    ensure!(
+        size.trim().parse::<u64>()? > 900 << 20,
         "the root did not grow into its disk: {size} bytes"
     );
-    let user_data = wait_until(BOOT, || Ok(ssh("cat /root/user-data-ran").ok())).unwrap();
-    assert_eq!(user_data.as_deref(), Some("once\n"));
+    let user_data = wait_until(BOOT, || Ok(ssh("cat /root/user-data-ran").ok()))?;
+    ensure!(user_data.as_deref() == Some("once\n"), "{user_data:?}");
 
     // The disk works under load, and the guest ends its machine in order.
-    ssh("dd if=/dev/urandom of=/root/file bs=1M count=16 conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; \
-         sha256sum /root/file > /root/sum; echo 3 > /proc/sys/vm/drop_caches; sha256sum -c --quiet /root/sum")
-        .unwrap();
+    ssh(
+        "dd if=/dev/urandom of=/root/file bs=1M count=16 conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; \
+         sha256sum /root/file > /root/sum; echo 3 > /proc/sys/vm/drop_caches; sha256sum -c --quiet /root/sum",
+    )?;
     // The connection may die before its answer: the exit code below is what counts.
     let _ = ssh("systemctl poweroff");
     let ended = wait_until(BOOT, || {
-        Ok(host
-            .get("/root/exit-code")
-            .ok()
-            .filter(|code| !code.is_empty()))
-    });
-    assert_eq!(
-        ended.unwrap().as_deref(),
-        Some(&b"0\n"[..]),
-        "{}",
-        host.sh("tail -c 2000 /var/log/guest.log").unwrap()
+        let code = host.get("/root/exit-code").ok();
+        Ok(code.filter(|code| !code.is_empty()))
+    })?;
+    let code = ended.context("the guest does not power off")?;
+    ensure!(
+        code == b"0\n",
+        "exit code {}",
+        String::from_utf8_lossy(&code)
     );
+    Ok(())
 }
 
-/// Makes a key pair and a config drive with it, in OpenStack's layout; gives the drive's image.
-fn config_drive(dir: &Path) -> std::path::PathBuf {
-    let key = dir.join("key");
-    check(
-        command(
-            "ssh-keygen",
-            &["-q", "-t", "ed25519", "-N", "", "-f", key.to_str().unwrap()],
-        ),
-        BOOT,
-    )
-    .unwrap();
-    let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+/// Makes a config drive with that key, in OpenStack's layout; gives the drive's image.
+fn config_drive(dir: &Path, key: &Key) -> PathBuf {
+    let public = fs::read_to_string(key.public()).unwrap();
     let latest = dir.join("drive/openstack/latest");
     fs::create_dir_all(&latest).unwrap();
     let meta = json!({
@@ -164,40 +156,8 @@ fn config_drive(dir: &Path) -> std::path::PathBuf {
     let arguments = [
         "-as", "mkisofs", "-quiet", "-V", "config-2", "-J", "-R", "-o",
     ];
-    let mut xorriso = command("xorriso", &arguments);
-    xorriso.arg(&image).arg(folder);
+    let mut xorriso = Command::new("xorriso");
+    xorriso.args(arguments).arg(&image).arg(folder);
     check(xorriso, BOOT).unwrap();
     image
-}
-
-fn command(program: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command.args(arguments);
-    command
-}
-
-fn ssh_command(key: &Path, script: &str) -> Command {
-    let mut ssh = command(
-        "ssh",
-        &[
-            "-q",
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-        ],
-    );
-    ssh.args([
-        "-o",
-        "ConnectTimeout=60",
-        "-o",
-        "ConnectionAttempts=5",
-        "-o",
-        "BatchMode=yes",
-        "-F",
-        "none",
-        "-i",
-    ]);
-    ssh.arg(key).arg(format!("root@{GUEST_IP}")).arg(script);
-    ssh
 }

@@ -6,7 +6,6 @@
 
 #![allow(clippy::exit, reason = "a program's last word is its exit code")]
 
-use std::fs;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -56,7 +55,7 @@ fn demo(steps: &mut Steps) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let result = tour(steps, &cloud, &openstack, &images, &net, dir.path());
     if result.is_err() {
-        explain(&cloud);
+        eprintln!("{}", cloud.explain());
     }
     result?;
     steps.run("audit: nothing is lost, nothing is left", || cloud.audit())
@@ -199,28 +198,6 @@ fn show(openstack: &OpenStack, words: &[&str]) -> Result<()> {
         .lines()
         .for_each(|line| println!("    {line}"));
     Ok(())
-}
-
-/// What the services said last, where a step failed.
-fn explain(cloud: &Cloud) {
-    for controller in &cloud.controllers {
-        eprintln!("--- {}\n{}", controller.name, controller.log_tail());
-    }
-    for host in &cloud.hosts {
-        let log = host
-            .sh("tail -c 4000 /var/log/agent.log; tail -c 1500 /var/lib/berth/agent/vmms/*/*.log");
-        eprintln!(
-            "--- {}\n{}",
-            host.name(),
-            log.unwrap_or_else(|error| error.to_string())
-        );
-    }
-    if let Ok(folder) = std::env::var("BERTH_DEMO_KEEP_LOGS") {
-        let _ = fs::create_dir_all(&folder);
-        for controller in &cloud.controllers {
-            let _ = fs::copy(&controller.log, Path::new(&folder).join(&controller.name));
-        }
-    }
 }
 
 /// The steps so far, with what each took.

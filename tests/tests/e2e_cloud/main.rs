@@ -42,7 +42,8 @@ fn guests_survive_what_is_not_theirs_and_come_back_from_what_is() {
     let net = TestNet::new().unwrap();
     let mut rig = Rig::start(&net).unwrap();
     if let Err(error) = story(&mut rig) {
-        panic!("{error:#}\n{}", rig.explain());
+        eprintln!("{}", rig.cloud.explain());
+        panic!("{error:#}");
     }
 }
 

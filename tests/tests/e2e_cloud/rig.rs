@@ -1,7 +1,6 @@
 //! The cloud of this test, and what is asked of it and looked at again and again.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -377,34 +376,6 @@ impl Rig {
         let postgres = self.cloud.postgres.as_ref();
         let postgres = postgres.context("the cloud is on PostgreSQL")?;
         Ok(postgres.query("berth", sql)?.trim().to_owned())
-    }
-
-    /// What the services said last, where the test fails.
-    pub fn explain(&self) -> String {
-        let tails = self.cloud.controllers.iter().map(|c| c.log_tail());
-        let mut said: String = tails.collect();
-        for host in &self.cloud.hosts {
-            let tails = "tail -n 12 /var/log/agent.log; \
-                tail -n 4 /var/lib/berth/agent/vmms/*/*.log; true";
-            said += &format!("\n--- {}\n", host.name());
-            said += &host.sh(tails).unwrap_or_else(|error| error.to_string());
-        }
-        if let Ok(folder) = std::env::var("BERTH_DEMO_KEEP_LOGS") {
-            self.keep_logs(Path::new(&folder));
-        }
-        said
-    }
-
-    fn keep_logs(&self, folder: &Path) {
-        let _ = fs::create_dir_all(folder);
-        for controller in &self.cloud.controllers {
-            let _ = fs::copy(&controller.log, folder.join(&controller.name));
-        }
-        for host in &self.cloud.hosts {
-            if let Ok(log) = host.get("/var/log/agent.log") {
-                let _ = fs::write(folder.join(host.name()), log);
-            }
-        }
     }
 }
 

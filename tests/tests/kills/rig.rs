@@ -233,7 +233,7 @@ impl Rig {
             }
             // Killed, it says nothing; ended by itself, it says why.
             let log = service.log_tail();
-            let at = log.rfind("\nError: ").unwrap_or(log.len());
+            let at = log.rfind("\n  Error: ").unwrap_or(log.len());
             let why: String = log[at..].lines().take(6).collect();
             let last_words = format!("{} {why}", service.name);
             let mut environment = vec![
