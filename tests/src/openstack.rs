@@ -49,12 +49,13 @@ impl OpenStack {
     /// The command's path; installs it if it is missing.
     ///
     /// # Errors
-    /// What `scripts/openstack-client` says.
+    /// What `scripts/python-env` says.
     pub fn program() -> Result<PathBuf> {
-        let script = binaries::workspace().join("scripts/openstack-client");
-        let path = process::check_outside(Command::new(script), INSTALL_PATIENCE)
+        let mut script = Command::new(binaries::workspace().join("scripts/python-env"));
+        script.arg("openstack");
+        let environment = process::check_outside(script, INSTALL_PATIENCE)
             .context("the openstack command cannot be installed")?;
-        Ok(PathBuf::from(path.trim()))
+        Ok(Path::new(environment.trim()).join("bin/openstack"))
     }
 
     /// The environment, for people who want to type commands themselves.

@@ -17,11 +17,9 @@ const RUN_PATIENCE: Duration = Duration::from_secs(900);
 #[test]
 fn every_listed_tempest_test_passes_and_none_is_skipped() {
     let root = binaries::workspace();
-    process::check_outside(
-        Command::new(root.join("scripts/tempest-setup")),
-        INSTALL_PATIENCE,
-    )
-    .unwrap();
+    let mut install = Command::new(root.join("scripts/python-env"));
+    install.arg("tempest");
+    process::check_outside(install, INSTALL_PATIENCE).unwrap();
     let net = TestNet::new().unwrap();
     let plan = Plan {
         controllers: 2,
