@@ -44,7 +44,6 @@ pub const OUTER_ADDRESS: &str = "10.0.2.2";
 pub struct Builder {
     name: String,
     memory_mib: u32,
-    vcpus: u32,
     files: Vec<(PathBuf, String)>,
     wiring: Option<Wiring>,
 }
@@ -62,13 +61,6 @@ impl Builder {
     #[must_use]
     pub fn memory_mib(mut self, memory: u32) -> Self {
         self.memory_mib = memory;
-        self
-    }
-
-    /// Virtual processors; 2 unless told.
-    #[must_use]
-    pub fn vcpus(mut self, vcpus: u32) -> Self {
-        self.vcpus = vcpus;
         self
     }
 
@@ -147,7 +139,6 @@ impl EmulatedHost {
         Builder {
             name: name.into(),
             memory_mib: 2048,
-            vcpus: 2,
             files: Vec::new(),
             wiring: None,
         }
