@@ -5,6 +5,7 @@
 //! told that it is there. A process that dies leaves at most a part file, which [`sweep`]
 //! removes when it is old.
 
+use super::qcow2;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use md5::Md5;
@@ -55,6 +56,8 @@ pub struct Written {
     pub sha256: String,
     /// Lower-case hex.
     pub sha512: String,
+    /// The first bytes, at most [`qcow2::HEADER`].
+    pub head: Vec<u8>,
 }
 
 /// Where an image's file is.
@@ -174,12 +177,14 @@ fn write(
         let mut file = File::create_new(part)?;
         let (mut md5, mut sha256, mut sha512) = (Md5::new(), Sha256::new(), Sha512::new());
         let mut size = 0_u64;
+        let mut head = Vec::with_capacity(qcow2::HEADER);
         while let Some(chunk) = chunks.blocking_recv() {
             file.write_all(&chunk)?;
             md5.update(&chunk);
             sha256.update(&chunk);
             sha512.update(&chunk);
             size += chunk.len() as u64;
+            head.extend(chunk.iter().take(qcow2::HEADER - head.len()));
         }
         file.sync_all()?;
         Ok(Written {
@@ -187,6 +192,7 @@ fn write(
             md5: hex::encode(md5.finalize()),
             sha256: hex::encode(sha256.finalize()),
             sha512: hex::encode(sha512.finalize()),
+            head,
         })
     };
     let result = write_all();
@@ -270,6 +276,7 @@ mod tests {
         assert_eq!(written.md5, "900150983cd24fb0d6963f7d28e17f72");
         assert!(written.sha256.starts_with("ba7816bf8f01cfea"));
         assert!(written.sha512.starts_with("ddaf35a193617aba"));
+        assert_eq!(written.head, b"abc");
         assert_eq!(std::fs::read_dir(directory).unwrap().count(), 1);
     }
 

@@ -3,6 +3,7 @@
 //! - [`records`]: the rows and who may see them.
 //! - [`files`]: bytes on disk. A file is written beside its place, hashed on the way, fsynced
 //!   and renamed; what has an image's name is whole.
+//! - [`qcow2`]: what a qcow2 file's header says of the disk in it.
 //! - [`boot`]: root, kernel and ramdisk of a server, joined by the root image's `kernel_id`,
 //!   `ramdisk_id` and `os_command_line`.
 //! - [`serving`]: bytes for agents, with a token bound to one operation.
@@ -11,6 +12,7 @@
 
 pub mod boot;
 pub mod files;
+pub mod qcow2;
 pub mod records;
 pub mod serving;
 

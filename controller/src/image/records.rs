@@ -34,6 +34,9 @@ pub struct Image {
     pub hidden: bool,
     /// Bytes, once uploaded.
     pub size: Option<i64>,
+    /// Bytes of the disk in it, where they are known: a raw image's own size, what a qcow2
+    /// image's header says.
+    pub virtual_size: Option<i64>,
     /// Lower-case hex, once uploaded.
     pub md5: Option<String>,
     /// Lower-case hex, once uploaded.
@@ -52,6 +55,9 @@ impl TryFrom<&Row> for Image {
     type Error = StoreError;
 
     fn try_from(row: &Row) -> Result<Self, StoreError> {
+        let size = row.opt_int("size")?;
+        let disk_format = row.opt_text("disk_format")?;
+        let is_raw = disk_format.as_deref() == Some("raw");
         Ok(Self {
             id: row.text("id")?,
             owner: row.text("owner")?,
@@ -59,12 +65,17 @@ impl TryFrom<&Row> for Image {
             status: row.text("status")?,
             visibility: row.text("visibility")?,
             container_format: row.opt_text("container_format")?,
-            disk_format: row.opt_text("disk_format")?,
+            disk_format,
             min_disk: row.int("min_disk")?,
             min_ram: row.int("min_ram")?,
             protected: row.flag("protected")?,
             hidden: row.flag("hidden")?,
-            size: row.opt_int("size")?,
+            size,
+            virtual_size: if is_raw {
+                size
+            } else {
+                row.opt_int("virtual_size")?
+            },
             md5: row.opt_text("md5")?,
             sha512: row.opt_text("sha512")?,
             tags: row.json("tags")?,
@@ -107,6 +118,10 @@ pub fn missing(id: &str) -> ApiError {
     )
 }
 
+/// What an [`Image`] is made of.
+const READ: &str = "SELECT images.*, virtual_sizes.bytes AS virtual_size \
+                    FROM images LEFT JOIN virtual_sizes ON virtual_sizes.image_id = images.id";
+
 /// All that the caller may see; community images only by id or when asked for.
 ///
 /// # Errors
@@ -116,11 +131,13 @@ pub async fn list(
     context: &RequestContext,
     community: bool,
 ) -> Result<Vec<Image>, StoreError> {
-    let sql = "SELECT * FROM images WHERE $1 = 1 OR owner = $2 OR visibility = 'public' \
-               OR ($3 = 1 AND visibility = 'community')";
+    let sql = format!(
+        "{READ} WHERE $1 = 1 OR owner = $2 OR visibility = 'public' \
+         OR ($3 = 1 AND visibility = 'community')"
+    );
     let rows = tx
         .query(
-            sql,
+            &sql,
             params![context.is_admin, &context.project_id, community],
         )
         .await?;
@@ -133,7 +150,7 @@ pub async fn list(
 /// The store's.
 pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Image>, StoreError> {
     let row = tx
-        .query_opt("SELECT * FROM images WHERE id = $1", params![id])
+        .query_opt(&format!("{READ} WHERE id = $1"), params![id])
         .await?;
     row.as_ref().map(Image::try_from).transpose()
 }
@@ -301,7 +318,8 @@ pub async fn ids(tx: &mut Tx) -> Result<Vec<uuid::Uuid>, StoreError> {
     rows.iter().map(|row| row.parse("id")).collect()
 }
 
-/// Ends an upload well; `false` if the image is no longer its own.
+/// Ends an upload well; `false` if the image is no longer its own. `virtual_size` is in bytes,
+/// for formats whose files are not the disk itself.
 ///
 /// # Errors
 /// The store's.
@@ -310,6 +328,7 @@ pub async fn saved(
     id: &str,
     upload: &str,
     written: &super::files::Written,
+    virtual_size: Option<u64>,
     now: i64,
 ) -> Result<bool, StoreError> {
     let changed = tx
@@ -319,6 +338,11 @@ pub async fn saved(
             params![written.size, &written.md5, &written.sha512, now, id, upload],
         )
         .await?;
+    if let (1, Some(bytes)) = (changed, virtual_size) {
+        let sql = "INSERT INTO virtual_sizes (image_id, bytes) VALUES ($1, $2) \
+                   ON CONFLICT (image_id) DO UPDATE SET bytes = excluded.bytes";
+        tx.execute(sql, params![id, bytes]).await?;
+    }
     Ok(changed == 1)
 }
 
@@ -330,5 +354,10 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
     tx.execute("DELETE FROM image_tokens WHERE image_id = $1", params![id])
         .await?;
     let sql = "DELETE FROM images WHERE id = $1 AND protected = 0";
-    Ok(tx.execute(sql, params![id]).await? == 1)
+    let deleted = tx.execute(sql, params![id]).await? == 1;
+    if deleted {
+        let sql = "DELETE FROM virtual_sizes WHERE image_id = $1";
+        tx.execute(sql, params![id]).await?;
+    }
+    Ok(deleted)
 }

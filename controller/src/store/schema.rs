@@ -41,6 +41,11 @@ const STEPS: &[Step] = &[
         name: "fences",
         files: &[include_str!("schema/fences.sql")],
     },
+    Step {
+        number: 3,
+        name: "the sizes of images' disks",
+        files: &[include_str!("schema/virtual_sizes.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

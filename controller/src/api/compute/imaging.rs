@@ -79,7 +79,7 @@ async fn facts(tx: &mut Tx, call: &Call, id: ImageId) -> Result<Option<Facts>, S
         status: i.status,
         min_ram: i.min_ram,
         min_disk: i.min_disk,
-        size: i.size.unwrap_or(0),
+        size: i.size.max(i.virtual_size).unwrap_or(0),
     }))
 }
 

@@ -3,7 +3,7 @@
 use super::{Reply, admin_only, bad, forbidden, no_content, parse_id, refuse};
 use crate::api::{ApiError, AppState, RequestContext};
 use crate::image::files::{self, UploadError, Written};
-use crate::image::{records, serving};
+use crate::image::{qcow2, records, serving};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -18,6 +18,13 @@ const PROMISES: [&str; 3] = [
     "owner_specified.openstack.sha256",
     "sha512",
 ];
+
+/// What was said of the data before it came.
+struct Announced {
+    disk_format: String,
+    /// Of [`PROMISES`], with the hash in lower case.
+    hashes: Vec<(&'static str, String)>,
+}
 
 /// `PUT /v2/images/{id}/file`
 pub async fn upload(
@@ -38,7 +45,7 @@ pub async fn upload(
         ));
     }
     let upload = uuid::Builder::from_random_bytes(app.rng.bits().to_be_bytes()).into_uuid();
-    let promised = begin(&app, &context, id, upload).await?;
+    let announced = begin(&app, &context, id, upload).await?;
     let limit = app.settings.max_image_bytes;
     // In a task of its own: a caller who hangs up must not leave the image "saving" for ever.
     let task = tokio::spawn(async move {
@@ -47,7 +54,7 @@ pub async fn upload(
         let data = body.into_data_stream().take_until(taken_away);
         let received = files::receive(&app.image_dir, upload, limit, data).await;
         let result = match received {
-            Ok(part) => finish(&app, id, upload, part, &promised).await,
+            Ok(part) => finish(&app, id, upload, part, &announced).await,
             Err(error) => Err(upload_error(&error)),
         };
         if result.is_err() {
@@ -71,7 +78,7 @@ async fn begin(
     context: &RequestContext,
     id: Uuid,
     upload: Uuid,
-) -> Result<Vec<(&'static str, String)>, ApiError> {
+) -> Result<Announced, ApiError> {
     let now = app.clock.now_millis();
     app.store
         .tx(|tx| {
@@ -80,12 +87,13 @@ async fn begin(
                 let text = id.to_string();
                 let image = records::load(tx, &context, &text).await?;
                 image.must_be_owned_by(&context)?;
-                if image.container_format.is_none() || image.disk_format.is_none() {
+                let (Some(_), Some(disk_format)) = (&image.container_format, &image.disk_format)
+                else {
                     return Err(bad(
                         "Properties disk_format, container_format must be set prior to saving \
                          data.",
                     ));
-                }
+                };
                 if !records::begin_upload(tx, &text, &upload.to_string(), now).await? {
                     return Err(refuse(
                         StatusCode::CONFLICT,
@@ -96,14 +104,17 @@ async fn begin(
                         ),
                     ));
                 }
-                let promised = PROMISES
+                let hashes = PROMISES
                     .iter()
                     .filter_map(|name| {
                         let value = image.properties.get(*name)?;
                         (!value.is_empty()).then(|| (*name, value.to_ascii_lowercase()))
                     })
                     .collect();
-                Ok(promised)
+                Ok(Announced {
+                    disk_format: disk_format.clone(),
+                    hashes,
+                })
             })
         })
         .await
@@ -147,13 +158,13 @@ async fn finish(
     id: Uuid,
     upload: Uuid,
     part: files::PartFile,
-    promised: &[(&'static str, String)],
+    announced: &Announced,
 ) -> Result<(), ApiError> {
     // Before the file gets the image's name: that may have another upload's data by now.
     if !is_ours(app, id, upload).await? {
         return Err(taken_away(id));
     }
-    for (name, expected) in promised {
+    for (name, expected) in &announced.hashes {
         let found = hash_of(&part.written, name);
         if found != expected {
             return Err(bad(format!(
@@ -163,6 +174,15 @@ async fn finish(
             )));
         }
     }
+    let virtual_size = match announced.disk_format.as_str() {
+        "qcow2" => Some(qcow2::virtual_size(&part.written.head).map_err(|error| {
+            refuse(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                format!("Image {id} has disk_format qcow2, but what was sent is not usable as such: {error}."),
+            )
+        })?),
+        _ => None,
+    };
     let written = part.put(id).await.map_err(|e| upload_error(&e))?;
     let now = app.clock.now_millis();
     let saved = app
@@ -171,7 +191,9 @@ async fn finish(
             let written = written.clone();
             Box::pin(async move {
                 let (id, upload) = (id.to_string(), upload.to_string());
-                Ok::<_, ApiError>(records::saved(tx, &id, &upload, &written, now).await?)
+                Ok::<_, ApiError>(
+                    records::saved(tx, &id, &upload, &written, virtual_size, now).await?,
+                )
             })
         })
         .await?;

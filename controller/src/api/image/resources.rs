@@ -72,6 +72,7 @@ pub async fn create(
         protected: false,
         hidden: false,
         size: None,
+        virtual_size: None,
         md5: None,
         sha512: None,
         tags: Vec::new(),

@@ -272,3 +272,38 @@ async fn lists_are_filtered_sorted_and_paged() {
         400
     );
 }
+
+#[tokio::test]
+async fn a_qcow2_image_shows_the_size_of_its_disk_and_one_that_no_host_takes_is_refused() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let id = create(&client, json!({"disk_format": "qcow2"})).await;
+    let answer = upload(&client, &id, b"raw bytes, never taken for a disk").await;
+    assert_eq!(answer.status, 415);
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("no qcow2 file"), "{message}");
+    let mut backed = crate::image::qcow2::header(5 << 30);
+    backed[15] = 200;
+    let answer = upload(&client, &id, &backed).await;
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("another file"), "{message}");
+    let path = format!("{IMAGES}/{id}");
+    let shown = client.get(&path).await.json();
+    assert_eq!(
+        (&shown["status"], &shown["size"]),
+        (&json!("queued"), &Value::Null)
+    );
+
+    let sound = crate::image::qcow2::header(5 << 30);
+    assert_eq!(upload(&client, &id, &sound).await.status, 204);
+    let shown = client.get(&path).await.json();
+    assert_eq!(shown["size"], sound.len());
+    assert_eq!(shown["virtual_size"], 5_u64 << 30);
+    let listed = client.get(IMAGES).await.json();
+    assert_eq!(listed["images"][0]["virtual_size"], 5_u64 << 30);
+
+    let raw = create(&client, json!({})).await;
+    assert_eq!(upload(&client, &raw, b"abc").await.status, 204);
+    let shown = client.get(&format!("{IMAGES}/{raw}")).await.json();
+    assert_eq!(shown["virtual_size"], 3);
+}

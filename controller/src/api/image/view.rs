@@ -55,7 +55,7 @@ pub fn view(image: &Image) -> Value {
         "protected": image.protected,
         "os_hidden": image.hidden,
         "size": image.size,
-        "virtual_size": null,
+        "virtual_size": image.virtual_size,
         "checksum": image.md5,
         "os_hash_algo": image.sha512.as_ref().map(|_| "sha512"),
         "os_hash_value": image.sha512,
