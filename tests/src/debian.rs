@@ -114,6 +114,13 @@ impl Key {
         check(ssh, BOOT)
     }
 
+    /// Has the guest run a script that may take the connection down with it: a second later, so
+    /// that we are gone by then. Where we are not, what becomes of the connection tells nothing.
+    pub fn order(&self, address: &str, script: &str) {
+        let script = format!("(sleep 1; {script}) > /dev/null 2>&1 < /dev/null &");
+        let _ = self.ssh(address, &script);
+    }
+
     /// Runs a script as [`Key::ssh`] does, as soon as the guest lets us in: sshd comes up a moment
     /// after the address does.
     ///

@@ -112,8 +112,7 @@ fn story(host: &EmulatedHost, key: &Key, images: &Images) -> Result<()> {
         "dd if=/dev/urandom of=/root/file bs=1M count=16 conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; \
          sha256sum /root/file > /root/sum; echo 3 > /proc/sys/vm/drop_caches; sha256sum -c --quiet /root/sum",
     )?;
-    // The connection may die before its answer: the exit code below is what counts.
-    let _ = ssh("systemctl poweroff");
+    key.order(GUEST_IP, "systemctl poweroff");
     let ended = wait_until(BOOT, || {
         let code = host.get("/root/exit-code").ok();
         Ok(code.filter(|code| !code.is_empty()))

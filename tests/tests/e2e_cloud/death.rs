@@ -1,9 +1,11 @@
 //! `kill -9` of what a guest depends on, and of what it does not.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use berth_tests::debian::ping;
 use berth_tests::process::wait_until;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Cast;
 use crate::life::CRASHED;
@@ -47,6 +49,64 @@ pub fn of_the_vmm(rig: &Rig, cast: &Cast) -> Result<()> {
     rig.wait(&cast.target, "ACTIVE")?;
     rig.key.booted_since(&cast.address, &boot)?;
     Ok(())
+}
+
+/// A host is silent, its guests are not; an administrator says that it is off. What was deleted
+/// goes at the host's return, before it takes any order; its other guest is still its own.
+pub fn of_a_host_by_word(rig: &Rig, cast: &Cast) -> Result<()> {
+    let kernel = rig.probe_kernel()?;
+    let image = rig.probe_image(&kernel, "given-up", "mode=boot end=button")?;
+    let about = json!({"imageRef": image, "flavorRef": "tiny",
+        "os:scheduler_hints": {"same_host": [cast.target.id]}});
+    let boot = rig.key.boot_id(&cast.address)?;
+    let vmm = rig.pid(cast.home, "berth-vmm")?;
+    let given_up = rig.create("given-up", &about)?;
+    rig.wait(&given_up, "ACTIVE")?;
+    let vmms = || Ok::<_, anyhow::Error>(rig.pids(cast.home, "berth-vmm")?.len());
+    ensure!(vmms()? == 2, "{} VMMs, and not two", vmms()?);
+
+    rig.kill9(cast.home, "berth-agent")?;
+    let path = format!("/compute/v2.1/servers/{}", given_up.id);
+    rig.rest.done("DELETE", &path, &Value::Null)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let shown = rig.show(&given_up)?;
+    ensure!(
+        shown["OS-EXT-STS:task_state"] == "deleting",
+        "it does not wait for the host: {shown:#}"
+    );
+    force_down(rig, cast.home, true)?;
+    rig.wait_gone(&given_up)?;
+    ensure!(vmms()? == 2, "who killed it?");
+
+    rig.start_agent(cast.home)?;
+    let removed = || Ok((vmms()? == 1).then_some(()));
+    wait_until(SOON, removed)?.context("what the host lost still runs there")?;
+    ensure!(rig.pid(cast.home, "berth-vmm")? == vmm, "the wrong one");
+    force_down(rig, cast.home, false)?;
+    ensure!(
+        rig.key.boot_id(&cast.address)? == boot,
+        "it was booted again"
+    );
+    rig.wait(&cast.target, "ACTIVE")?;
+    let lost = || {
+        let left = "SELECT COUNT(*) FROM vmms WHERE lost_at IS NOT NULL AND removed_at IS NULL";
+        Ok((rig.sql(left)? == "0").then_some(()))
+    };
+    wait_until(SOON, lost)?.context("the host does not report what it removed")?;
+    rig.cloud.audit()
+}
+
+fn force_down(rig: &Rig, host: usize, down: bool) -> Result<()> {
+    let services = rig
+        .rest
+        .done("GET", "/compute/v2.1/os-services", &Value::Null)?;
+    let name = rig.cloud.hosts[host].name();
+    let services = services.body["services"].as_array();
+    let service = services.into_iter().flatten().find(|s| s["host"] == name);
+    let id = service.context("the host is a service")?["id"].as_str();
+    let path = format!("/compute/v2.1/os-services/{}", id.context("with an id")?);
+    let asked = json!({"forced_down": down});
+    rig.rest.done("PUT", &path, &asked).map(drop)
 }
 
 /// The power of a whole host goes, and comes again.

@@ -63,12 +63,11 @@ pub fn two_guests(rig: &Rig) -> Result<Cast> {
 /// What a guest does to itself is seen: a reboot is carried out, a power-off is told.
 pub fn by_itself(rig: &Rig, cast: &Cast) -> Result<()> {
     let before = rig.key.boot_id(&cast.address)?;
-    // The connection may go down with the guest.
-    let _ = rig.key.ssh(&cast.address, "systemctl reboot");
+    rig.key.order(&cast.address, "systemctl reboot");
     rig.key.booted_since(&cast.address, &before)?;
     rig.wait(&cast.target, "ACTIVE")?;
 
-    let _ = rig.key.ssh(&cast.address, "systemctl poweroff");
+    rig.key.order(&cast.address, "systemctl poweroff");
     let shown = rig.wait(&cast.target, "SHUTOFF")?;
     ensure!(shown["OS-EXT-STS:power_state"] == SHUTDOWN, "{shown:#}");
     ensure!(
@@ -114,9 +113,8 @@ pub fn reboots(rig: &Rig, cast: &Cast) -> Result<()> {
 
     // A guest that hears no power button any more: its kernel has panicked and waits.
     let hang = "echo 0 > /proc/sys/kernel/panic; echo 1 > /proc/sys/kernel/sysrq; \
-        (sleep 1; echo c > /proc/sysrq-trigger) >/dev/null 2>&1 </dev/null &";
-    // On a slow machine it is gone before the connection has ended in order.
-    let _ = rig.key.ssh(&cast.address, hang);
+        echo c > /proc/sysrq-trigger";
+    rig.key.order(&cast.address, hang);
     let silent = || Ok(ping(&cast.address, Duration::ZERO).is_err().then_some(()));
     wait_until(SOON, silent)?.context("the guest does not hang")?;
     rig.act(&cast.target, &json!({"reboot": {"type": "HARD"}}))?;
