@@ -58,6 +58,22 @@ async fn what_a_server_cannot_be_made_from_is_named() {
         ],
     );
 
+    // The same of a qcow2 image, whose file says less than its header does.
+    let sparse = json!({"name": "sparse", "disk_format": "qcow2", "container_format": "bare"});
+    let sparse = text(&admin.post("/image/v2/images", sparse).await.taken(201)["id"]);
+    let answer = admin.put_file(&sparse, "a disk, by its own word").await;
+    answer.refused(415, &[&sparse, "disk_format qcow2", "no qcow2 file"]);
+    // QEMU, docs/interop/qcow2.rst: magic, version 3; at 24 the size.
+    let mut header = vec![0_u8; 512];
+    header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    header[24..32].copy_from_slice(&(2_u64 << 30).to_be_bytes());
+    admin.put_file(&sparse, header).await.taken(204);
+    let answer = admin.server("web", &sparse, &flavor).await;
+    answer.refused(
+        400,
+        &["Flavor disk is 1073741824 bytes, image is 2147483648 bytes"],
+    );
+
     let unfinished = json!({"name": "queued", "disk_format": "raw", "container_format": "bare"});
     let unfinished = admin.post("/image/v2/images", unfinished).await;
     let unfinished = text(&unfinished.taken(201)["id"]);

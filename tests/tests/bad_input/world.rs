@@ -272,7 +272,7 @@ impl Caller<'_> {
         self.call("GET", path, Value::Null).await
     }
 
-    pub async fn put_file(&self, image: &str, bytes: &'static str) -> Answer {
+    pub async fn put_file(&self, image: &str, bytes: impl Into<Body>) -> Answer {
         let path = format!("/image/v2/images/{image}/file");
         self.world
             .send(&self.token, "PUT", &path, bytes.into())
