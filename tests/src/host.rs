@@ -44,6 +44,7 @@ pub const OUTER_ADDRESS: &str = "10.0.2.2";
 pub struct Builder {
     name: String,
     memory_mib: u32,
+    processors: u32,
     files: Vec<(PathBuf, String)>,
     wiring: Option<Wiring>,
 }
@@ -61,6 +62,13 @@ impl Builder {
     #[must_use]
     pub fn memory_mib(mut self, memory: u32) -> Self {
         self.memory_mib = memory;
+        self
+    }
+
+    /// Two processors, emulated or not: such a host may stand still (see `qemu.rs`).
+    #[must_use]
+    pub fn two_processors(mut self) -> Self {
+        self.processors = 2;
         self
     }
 
@@ -139,6 +147,7 @@ impl EmulatedHost {
         Builder {
             name: name.into(),
             memory_mib: 2048,
+            processors: qemu::processors(),
             files: Vec::new(),
             wiring: None,
         }

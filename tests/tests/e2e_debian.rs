@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use berth_tests::debian::{BOOT, Key, ping};
-use berth_tests::host::EmulatedHost;
+use berth_tests::host::{Builder, EmulatedHost};
 use berth_tests::images::Images;
 use berth_tests::logs::brief;
 use berth_tests::net::TestNet;
@@ -24,6 +24,17 @@ const GUEST_MAC: &str = "52:54:00:aa:00:01";
 
 #[test]
 fn stock_debian_boots_to_its_login_prompt_and_is_reached_by_ssh() {
+    boots_and_is_reached(|host| host);
+}
+
+/// The guest's two processors run at the same time here.
+#[test]
+#[ignore = "an emulated host of two processors may stand still (tests/README.md): make soak"]
+fn soak_stock_debian_on_a_host_of_two_processors() {
+    boots_and_is_reached(Builder::two_processors);
+}
+
+fn boots_and_is_reached(on: impl FnOnce(Builder) -> Builder) {
     if let Some(missing) = missing_for_hosts() {
         skip!("{missing}");
     }
@@ -32,7 +43,7 @@ fn stock_debian_boots_to_its_login_prompt_and_is_reached_by_ssh() {
     let key = Key::make(here.path()).unwrap();
     let drive = config_drive(here.path(), &key);
     let net = TestNet::new().unwrap();
-    let host = EmulatedHost::builder("compute")
+    let host = on(EmulatedHost::builder("compute"))
         .file(
             binaries::build("berth-vmm", "berth-vmm").unwrap(),
             "/usr/local/bin/berth-vmm",

@@ -12,6 +12,7 @@ impl EmulatedHost {
         let Builder {
             name,
             memory_mib,
+            processors,
             wiring,
             ..
         } = &self.spec;
@@ -30,18 +31,12 @@ impl EmulatedHost {
             "-no-reboot",
         ]);
         if has_hardware_kvm() {
-            qemu.args(["-accel", "kvm", "-cpu", "host", "-smp", "2"]);
+            qemu.args(["-accel", "kvm", "-cpu", "host"]);
         } else {
-            // One processor. The kernel patches its own code while it runs (KVM does so at a
-            // host's first VM, and at each local APIC). Where another emulated processor
-            // translates that code at the same instant, its translation may keep the breakpoint,
-            // which it then takes for ever: 3 of 3 hosts with two stood still within 50 VMs made
-            // and closed in a loop (QEMU 7.2; 2 of 2 within 550 with QEMU 10), and with one none
-            // in 3000.
             let accelerator = "tcg,thread=multi,tb-size=512";
             qemu.args(["-accel", accelerator, "-cpu", "EPYC,+svm,+npt"]);
-            qemu.args(["-smp", "1"]);
         }
+        qemu.args(["-smp", &processors.to_string()]);
         qemu.args(["-m", &memory_mib.to_string()]);
         qemu.args([
             "-chardev",
@@ -112,6 +107,17 @@ impl EmulatedHost {
         qemu.args(["-append", &append]);
         qemu
     }
+}
+
+/// How many processors a host has unless told: one, where they are emulated.
+///
+/// The kernel patches its own code while it runs (KVM does so at a host's first VM, and at each
+/// local APIC). Where another emulated processor translates that code at the same instant, its
+/// translation may keep the breakpoint, which it then takes for ever: 3 of 3 hosts with two stood
+/// still within 50 VMs made and closed in a loop (QEMU 7.2; 2 of 2 within 550 with QEMU 10), and
+/// with one none in 3000.
+pub(super) fn processors() -> u32 {
+    if has_hardware_kvm() { 2 } else { 1 }
 }
 
 fn disk(qemu: &mut Command, id: &str, path: &Path, options: &str) {
