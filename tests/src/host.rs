@@ -244,8 +244,9 @@ impl EmulatedHost {
     /// # Errors
     /// If it cannot be started.
     pub fn start_daemon(&self, name: &str, argv: &[&str]) -> Result<u32> {
+        // The log is there before the daemon is: the shell's child may come to it late.
         let script = r#"log=/var/log/$0.log; command -v "$1" >/dev/null || { echo "no program $1" >&2; exit 1; }
-            setsid "$@" >>"$log" 2>&1 </dev/null & echo $!"#;
+            : >>"$log"; setsid "$@" >>"$log" 2>&1 </dev/null & echo $!"#;
         let argv: Vec<&str> = ["/bin/sh", "-c", script, name]
             .into_iter()
             .chain(argv.iter().copied())

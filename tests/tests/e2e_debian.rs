@@ -77,8 +77,10 @@ fn boots_and_is_reached(on: impl FnOnce(Builder) -> Builder) {
         .unwrap();
 
     if let Err(error) = story(&host, &key, &images) {
-        let console =
-            String::from_utf8_lossy(&host.get("/var/log/guest.log").unwrap()).into_owned();
+        // The host itself may be gone: that is told, too.
+        let console = host.get("/var/log/guest.log");
+        let console = console.map(|log| String::from_utf8_lossy(&log).into_owned());
+        let console = console.unwrap_or_else(|gone| format!("{gone:#}"));
         eprintln!("the console:\n{}", brief(&console, 60));
         panic!("{error:#}");
     }
