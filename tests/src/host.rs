@@ -174,6 +174,12 @@ impl EmulatedHost {
         &self.spec.name
     }
 
+    /// How many processors it has.
+    #[must_use]
+    pub fn processors(&self) -> u32 {
+        self.spec.processors
+    }
+
     /// Its address on the hosts' network; none without a [`TestNet`].
     #[must_use]
     pub fn ip(&self) -> Option<Ipv4Addr> {

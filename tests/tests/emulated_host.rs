@@ -81,6 +81,9 @@ fn a_host_runs_commands_takes_and_gives_files_and_has_hardware_kvm() {
     );
     assert!(host.start_daemon("none", &["no-such-program"]).is_err());
 
+    let processors = format!("{}\n", host.processors());
+    assert_eq!(host.sh("nproc").unwrap(), processors);
+
     // KVM, and the devices that a compute host needs.
     assert_eq!(
         host.sh("stat -c %F /dev/kvm /dev/net/tun /dev/vhost-net | sort -u")

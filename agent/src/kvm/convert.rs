@@ -11,8 +11,6 @@ use berth_rpc_types::ImageSpec;
 use std::path::Path;
 use tokio::process::Command;
 
-/// No disk of a guest is larger, so no image may claim to be, in bytes.
-const VIRTUAL_SIZE_LIMIT: u64 = 64 << 40;
 /// What looking at an image's header may take (Nova's limits): address space in bytes, processor
 /// time in seconds.
 const LOOK_LIMITS: [&str; 2] = ["--as=1073741824", "--cpu=30"];
@@ -71,7 +69,7 @@ async fn check(image: &ImageSpec, from: &Path) -> Result<(), DriverError> {
         return Err(DriverError::request(message, info.to_string()));
     }
     let virtual_size = info["virtual-size"].as_u64().unwrap_or(u64::MAX);
-    if virtual_size > VIRTUAL_SIZE_LIMIT {
+    if virtual_size > ImageSpec::VIRTUAL_SIZE_LIMIT {
         let message = format!(
             "image {}: its virtual size of {virtual_size} bytes is out of bounds",
             image.id

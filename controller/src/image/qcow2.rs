@@ -4,11 +4,11 @@
 //! The agent looks at the whole file before it converts it; this reads [`HEADER`] bytes of a
 //! stranger's file and allocates nothing.
 
+use berth_rpc_types::ImageSpec;
+
 /// Bytes of the header that are read: those of version 3 up to its own length.
 pub const HEADER: usize = 104;
 
-/// The largest disk that an image may claim, in bytes; the agent's limit too.
-const VIRTUAL_SIZE_LIMIT: u64 = 64 << 40;
 /// Incompatible feature bit 2: the data is in another file.
 const EXTERNAL_DATA: u64 = 1 << 2;
 
@@ -37,14 +37,9 @@ pub enum Qcow2Error {
 /// # Errors
 /// [`Qcow2Error`]
 pub fn virtual_size(head: &[u8]) -> Result<u64, Qcow2Error> {
-    let word = |at: usize| {
-        let bytes = head.get(at..at + 4).ok_or(Qcow2Error::NoQcow2)?;
-        Ok(bytes
-            .iter()
-            .fold(0, |word, byte| word << 8 | u32::from(*byte)))
-    };
-    let long = |at: usize| Ok(u64::from(word(at)?) << 32 | u64::from(word(at + 4)?));
-    if word(0)? != u32::from_be_bytes(*b"QFI\xfb") {
+    let word = |at| field(head, at).map(u32::from_be_bytes);
+    let long = |at| field(head, at).map(u64::from_be_bytes);
+    if field(head, 0)? != *b"QFI\xfb" {
         return Err(Qcow2Error::NoQcow2);
     }
     let version = word(4)?;
@@ -59,9 +54,15 @@ pub fn virtual_size(head: &[u8]) -> Result<u64, Qcow2Error> {
         return Err(Qcow2Error::Encrypted);
     }
     match long(24)? {
-        size if size > VIRTUAL_SIZE_LIMIT => Err(Qcow2Error::VirtualSize(size)),
+        size if size > ImageSpec::VIRTUAL_SIZE_LIMIT => Err(Qcow2Error::VirtualSize(size)),
         size => Ok(size),
     }
+}
+
+/// A big-endian field of the header.
+fn field<const N: usize>(head: &[u8], at: usize) -> Result<[u8; N], Qcow2Error> {
+    let field = head.get(at..).and_then(<[u8]>::first_chunk);
+    field.copied().ok_or(Qcow2Error::NoQcow2)
 }
 
 /// The header of a sound file with a disk of that many bytes.

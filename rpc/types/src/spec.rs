@@ -55,6 +55,11 @@ pub struct ImageSpec {
     pub token: String,
 }
 
+impl ImageSpec {
+    /// No disk of a guest is larger, so no image may claim to be, in bytes.
+    pub const VIRTUAL_SIZE_LIMIT: u64 = 64 << 40;
+}
+
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DiskSpec {
