@@ -15,6 +15,7 @@
 //! ```
 
 mod qemu;
+mod serial;
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -45,6 +46,7 @@ pub struct Builder {
     name: String,
     memory_mib: u32,
     processors: u32,
+    high_resolution_timers: bool,
     files: Vec<(PathBuf, String)>,
     wiring: Option<Wiring>,
 }
@@ -65,10 +67,17 @@ impl Builder {
         self
     }
 
-    /// Two processors, emulated or not: such a host may stand still (see `qemu.rs`).
+    /// Two processors, emulated or not (see `qemu.rs`).
     #[must_use]
     pub fn two_processors(mut self) -> Self {
         self.processors = 2;
+        self
+    }
+
+    /// Timers finer than the host kernel's tick of 4 ms: for what measures time (see `qemu.rs`).
+    #[must_use]
+    pub fn high_resolution_timers(mut self) -> Self {
+        self.high_resolution_timers = true;
         self
     }
 
@@ -148,6 +157,7 @@ impl EmulatedHost {
             name: name.into(),
             memory_mib: 2048,
             processors: qemu::processors(),
+            high_resolution_timers: false,
             files: Vec::new(),
             wiring: None,
         }
@@ -340,6 +350,11 @@ impl EmulatedHost {
         self.dir.path().join("console")
     }
 
+    /// The socket of its serial console's input, where it has one.
+    fn serial_path(&self) -> PathBuf {
+        self.dir.path().join("serial")
+    }
+
     fn boot(&mut self) -> Result<()> {
         let socket = self.dir.path().join("channel");
         let _ = fs::remove_file(&socket);
@@ -355,6 +370,9 @@ impl EmulatedHost {
                 qemu.check_alive()?;
                 return Err(error);
             }
+        }
+        if self.spec.high_resolution_timers {
+            serial::keep_awake(&self.serial_path())?;
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! The kernel, roots and initial RAM disks that hosts and guests boot; `scripts/fetch-images`
 //! makes them once and keeps them below `target/berth-cache`.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -67,6 +68,32 @@ impl Images {
     #[must_use]
     pub fn guest_initrd(&self) -> PathBuf {
         self.dir.join("guest-initrd")
+    }
+
+    /// The guest's initial RAM disk with an init of its own, made in `dir`: the shell's `script` is
+    /// what `rdinit=/berth-init` on the command line runs.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn initrd_with_init(&self, dir: &Path, script: &str) -> Result<PathBuf> {
+        let init = dir.join("berth-init");
+        fs::write(&init, format!("#!/bin/busybox sh\n{script}"))?;
+        fs::set_permissions(&init, Permissions::from_mode(0o755))?;
+        // One more archive behind the first: the kernel unpacks them in order.
+        let mut cpio = Command::new("sh");
+        cpio.args([
+            "-c",
+            "echo berth-init | cpio -o -H newc -R 0:0 --quiet > second",
+        ]);
+        cpio.current_dir(dir);
+        process::check(cpio, PATIENCE)?;
+        let mut both = fs::read(self.guest_initrd())?;
+        // An archive begins at a multiple of four bytes.
+        both.resize(both.len().next_multiple_of(4), 0);
+        both.extend(fs::read(dir.join("second"))?);
+        let initrd = dir.join("initrd");
+        fs::write(&initrd, both)?;
+        Ok(initrd)
     }
 
     /// The guest's root disk: raw, ext4 without partitions, about 200 MB; it grows at boot.

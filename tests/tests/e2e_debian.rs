@@ -29,7 +29,7 @@ fn stock_debian_boots_to_its_login_prompt_and_is_reached_by_ssh() {
 
 /// The guest's two processors run at the same time here.
 #[test]
-#[ignore = "an emulated host of two processors may stand still (tests/README.md): make soak"]
+#[ignore = "many repetitions: make soak"]
 fn soak_stock_debian_on_a_host_of_two_processors() {
     boots_and_is_reached(Builder::two_processors);
 }
