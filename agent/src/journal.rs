@@ -51,6 +51,18 @@ pub enum JournalError {
         /// Counting from 1.
         line: usize,
     },
+    /// A whole line says what this version does not know. It was promised, so it is not cut off.
+    #[error(
+        "journal {path}: line {line} was written by a newer version of the agent ({reason}); start that version again"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Counting from 1.
+        line: usize,
+        /// The parser's words.
+        reason: String,
+    },
     /// Written by another version.
     #[error("journal {path}: unknown format {found:?}; this version reads {HEADER:?}")]
     Format {

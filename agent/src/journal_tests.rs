@@ -92,6 +92,26 @@ async fn two_damaged_lines_at_the_end_are_damage_and_no_torn_end() {
     );
 }
 
+#[tokio::test]
+async fn a_whole_line_of_a_newer_agent_is_refused_and_never_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    see(&journal, 1, 1).await;
+    drop(journal);
+    let path = folder.path().join(FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let json = r#"[{"volume":{"id":1}}]"#;
+    let crc = crc32fast::hash(json.as_bytes());
+    bytes.extend(format!("{crc:08x} {json}\n").into_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let error = Journal::open(folder.path()).err().unwrap();
+    assert!(
+        matches!(error, JournalError::Newer { line: 3, .. }),
+        "{error}"
+    );
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
 #[test]
 fn another_format_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();

@@ -74,6 +74,11 @@ impl Entry {
         !matches!(self.phase, Phase::Done { .. })
     }
 
+    /// Whether the driver may have done something for it.
+    pub fn is_begun(&self) -> bool {
+        self.attempts > 0 || self.phase != Phase::Accepted
+    }
+
     /// (sequence, attempt): a later one has the say.
     fn order(&self) -> (u64, u32) {
         (self.envelope.sequence, self.envelope.attempt)
@@ -142,14 +147,20 @@ impl VmmRecord {
         }
     }
 
+    /// The verdict on a message that is here already, whether this version understands it or not:
+    /// what was accepted is not refused later.
+    pub fn recall(&self, message_id: MessageId) -> Option<Verdict> {
+        let same = |e: &&Entry| e.envelope.message_id == message_id;
+        self.entries.iter().find(same).map(|e| match &e.phase {
+            Phase::Done { result, .. } => Verdict::Answered(result.clone()),
+            _ => Verdict::InProgress,
+        })
+    }
+
     /// Takes a command in, if it is to be carried out (rules 3 and 5).
     pub fn accept(&mut self, envelope: &Envelope, command: &Command) -> Verdict {
-        let same = |e: &&Entry| e.envelope.message_id == envelope.message_id;
-        if let Some(entry) = self.entries.iter().find(same) {
-            return match &entry.phase {
-                Phase::Done { result, .. } => Verdict::Answered(result.clone()),
-                _ => Verdict::InProgress,
-            };
+        if let Some(verdict) = self.recall(envelope.message_id) {
+            return verdict;
         }
         let attempts_seen = self
             .entries

@@ -41,14 +41,14 @@ const CHECKS: &[Check] = &[
         rule: "an accepted request ends",
         at_rest: true,
         detail: "is still running",
-        sql: "SELECT id AS subject FROM operations WHERE state = 'running'",
+        sql: "SELECT id AS subject FROM operations WHERE finished_at IS NULL",
     },
     Check {
         rule: "an operation ends whole",
         at_rest: false,
         detail: "is closed without a time, or open with one",
         sql: "SELECT id AS subject FROM operations \
-              WHERE (state = 'running') <> (finished_at IS NULL)",
+              WHERE (state IN ('done', 'failed')) <> (finished_at IS NOT NULL)",
     },
     Check {
         rule: "an instance's operation is open",
@@ -56,14 +56,14 @@ const CHECKS: &[Check] = &[
         detail: "is held by an operation that is closed or another's",
         sql: "SELECT i.id AS subject FROM instances i WHERE i.operation_id IS NOT NULL AND NOT EXISTS \
               (SELECT 1 FROM operations o WHERE o.id = i.operation_id AND o.instance_id = i.id \
-              AND o.state = 'running')",
+              AND o.finished_at IS NULL)",
     },
     Check {
         rule: "an open operation holds its instance",
         at_rest: false,
         detail: "is open, and its instance is not held by it",
         sql: "SELECT o.id AS subject FROM operations o JOIN instances i ON i.id = o.instance_id \
-              WHERE o.state = 'running' AND i.deleted_at IS NULL \
+              WHERE o.finished_at IS NULL AND i.deleted_at IS NULL \
               AND (i.operation_id IS NULL OR i.operation_id <> o.id)",
     },
     Check {
@@ -140,7 +140,7 @@ const CHECKS: &[Check] = &[
         detail: "is to be sent, and its operation is closed or it was answered",
         sql: "SELECT b.message_id AS subject FROM outbox b WHERE b.next_send_at IS NOT NULL \
               AND (b.result IS NOT NULL OR NOT EXISTS (SELECT 1 FROM operations o \
-              WHERE o.id = b.operation_id AND o.state = 'running'))",
+              WHERE o.id = b.operation_id AND o.finished_at IS NULL))",
     },
     Check {
         rule: "a step is sent once",

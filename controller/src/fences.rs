@@ -13,7 +13,7 @@ use crate::api::{RequestContext, time};
 use crate::params;
 use crate::placement;
 use crate::store::{StoreError, Tx};
-use crate::workflow::Target;
+use crate::workflow::{Operation, Target};
 use berth_rpc_types::{HostId, VmmState};
 
 /// Forces a host down. `false`: it is already, or there is no such host. After the commit, poke
@@ -83,14 +83,14 @@ pub async fn lift(
 /// # Errors
 /// [`StoreError`]
 pub async fn wake_waiting(tx: &mut Tx, now: i64) -> Result<u64, StoreError> {
-    tx.execute(
-        "UPDATE operations SET wake_at = $1 WHERE state = 'running' AND wake_at IS NULL \
+    let sql = format!(
+        "UPDATE operations SET wake_at = $1 WHERE {} AND wake_at IS NULL \
          AND EXISTS (SELECT 1 FROM outbox b JOIN hosts h ON h.id = b.host_id \
          WHERE b.operation_id = operations.id AND b.step = operations.step \
          AND b.attempt = operations.attempt AND b.result IS NULL AND h.forced_down = 1)",
-        params![now],
-    )
-    .await
+        Operation::is_ours()
+    );
+    tx.execute(&sql, params![now]).await
 }
 
 /// A fence that stands.

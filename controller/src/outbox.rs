@@ -11,10 +11,11 @@
 //! been journalled: it is sent again until its agent, which declares the queue, answers.
 
 use crate::api::AppState;
+use crate::config::ControlSettings;
 use crate::params;
 use crate::placement::is_up;
 use crate::store::{StoreError, Tx};
-use crate::workflow::{self, Advanced, Event};
+use crate::workflow::{self, Advanced, Env, Event, Opened, Operation};
 use berth_rpc::{Address, RpcError, kill_point};
 use berth_rpc_types::{HostId, MessageId, OperationId};
 use bytes::Bytes;
@@ -193,11 +194,17 @@ async fn unroutable(app: &AppState, due: &Due) {
         .tx(|tx| {
             let (env, control, why) = (env.clone(), control.clone(), why.clone());
             Box::pin(async move {
-                if !settle(tx, message_id, "\"unroutable\"").await? {
-                    return Ok(Advanced::Nothing);
-                }
                 let event = Event::Unroutable(why);
-                workflow::fold(tx, &env, &control, operation_id, event).await
+                answered(
+                    tx,
+                    &env,
+                    &control,
+                    message_id,
+                    operation_id,
+                    "\"unroutable\"",
+                    event,
+                )
+                .await
             })
         })
         .await;
@@ -230,6 +237,29 @@ async fn sooner(app: &AppState, due: &Due) {
     if let Err(error) = done {
         tracing::error!(%error, "the outbox cannot be written");
     }
+}
+
+/// Marks a command as answered, and folds the event into its operation: both or neither. A command
+/// whose operation only a newer controller knows stays as it is ([`Advanced::Newer`]).
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn answered(
+    tx: &mut Tx,
+    env: &Env,
+    control: &ControlSettings,
+    message_id: MessageId,
+    operation_id: OperationId,
+    result: &str,
+    event: Event,
+) -> Result<Advanced, StoreError> {
+    if let Opened::Newer(_) = Operation::open(tx, operation_id).await? {
+        return Ok(Advanced::Newer);
+    }
+    if !settle(tx, message_id, result).await? {
+        return Ok(Advanced::Nothing);
+    }
+    workflow::fold(tx, env, control, operation_id, event).await
 }
 
 /// Marks a command as answered. `false`: it was already, or is unknown; the answer folds away.

@@ -8,11 +8,12 @@
 use crate::api::AppState;
 use crate::params;
 use crate::store::{StoreError, Tx};
-use crate::workflow::{self, Advanced, Event};
+use crate::workflow::{self, Advanced, Event, Opened, Operation};
 use crate::{config::ControlSettings, outbox, workflow::Env};
 use berth_rpc::{Address, ConsumeOptions, Consumer, Delivery, RpcError, kill_point};
 use berth_rpc_types::{
-    CommandResult, Envelope, MessageId, OperationId, Outcome, Telemetry, VmmId, VmmState,
+    CommandResult, Envelope, MessageId, OperationId, Outcome, ResultError, Telemetry, VmmId,
+    VmmState,
 };
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,7 @@ type Handled<'a> = futures::future::BoxFuture<'a, ()>;
 
 async fn consume<F>(app: &AppState, stop: &CancellationToken, address: Address, handle: F)
 where
-    F: for<'a> Fn(&'a AppState, &'a Delivery) -> Handled<'a>,
+    F: for<'a> Fn(&'a AppState, Delivery) -> Handled<'a>,
 {
     while !stop.is_cancelled() {
         let options = ConsumeOptions { prefetch: PREFETCH };
@@ -82,15 +83,18 @@ where
                 app.clock.sleep(RETRY).await;
                 break;
             };
-            handle(app, &delivery).await;
+            handle(app, delivery).await;
         }
     }
 }
 
-async fn result(app: &AppState, delivery: &Delivery) {
+async fn result(app: &AppState, delivery: Delivery) {
     kill_point!("controller.result.received");
-    let result: CommandResult = match serde_json::from_slice(&delivery.payload) {
+    let result = match CommandResult::parse(&delivery.payload) {
         Ok(result) => result,
+        Err(ResultError::Newer { message_id, what }) => {
+            return newer(app, Address::Results, delivery, message_id, &what).await;
+        }
         Err(error) => {
             tracing::error!(%error, message_id = delivery.message_id, "not a result; to the dead letters");
             drop(delivery.reject().await);
@@ -100,56 +104,88 @@ async fn result(app: &AppState, delivery: &Delivery) {
     let span = tracing::info_span!("result", request_id = %result.request_id,
         operation_id = %result.operation_id, message_id = %result.message_id, vmm_id = %result.vmm_id);
     async {
-        let folded = folded(app, &result).await;
+        let folded = folded_at_last(app, &result).await;
         kill_point!("controller.result.folded");
-        match folded {
-            Ok(advanced) => {
-                tracing::info!(outcome = name(&result.outcome), ?advanced, "result");
-                if let Outcome::Failed {
-                    message, detail, ..
-                } = &result.outcome
-                {
-                    tracing::warn!(error = message, detail, "the host could not");
-                }
-                app.wake.notify_one();
-                // Lost with its connection, it comes again and folds away.
-                drop(delivery.ack().await);
-                kill_point!("controller.result.acknowledged");
-            }
-            Err(error) => {
-                tracing::error!(%error, "a result could not be folded in; trying again");
-                retry(app, &result, delivery).await;
-            }
+        if let Some(Advanced::Newer) = folded {
+            tracing::warn!("an answer for a newer controller's operation; passed on");
+            return pass_on(app, Address::Results, delivery);
         }
+        tracing::info!(outcome = result.outcome.name(), advanced = ?folded, "result");
+        if let Outcome::Failed {
+            message, detail, ..
+        } = &result.outcome
+        {
+            tracing::warn!(error = message, detail, "the host could not");
+        }
+        app.wake.notify_one();
+        // Lost with its connection, it comes again and folds away.
+        drop(delivery.ack().await);
+        kill_point!("controller.result.acknowledged");
     }
     .instrument(span)
     .await;
 }
 
-/// The database does not take it now. It stays unacknowledged, so that it comes again if this
-/// controller dies; meanwhile it is tried here.
-async fn retry(app: &AppState, result: &CommandResult, delivery: &Delivery) {
+/// Folds it in, if the database takes it within a minute. It stays unacknowledged meanwhile, so that
+/// it comes again if this controller dies. `None`: its command is still in the outbox, so it is sent
+/// again and answered again (rule 2).
+async fn folded_at_last(app: &AppState, result: &CommandResult) -> Option<Advanced> {
     for _ in 0..60 {
-        app.clock.sleep(RETRY).await;
-        if folded(app, result).await.is_ok() {
-            app.wake.notify_one();
-            drop(delivery.ack().await);
-            return;
+        match folded(app, result).await {
+            Ok(advanced) => return Some(advanced),
+            Err(error) => {
+                tracing::error!(%error, "a result could not be folded in; trying again");
+            }
         }
+        app.clock.sleep(RETRY).await;
     }
-    // Its command is still in the outbox, so it is sent again and answered again (rule 2).
-    drop(delivery.ack().await);
+    None
 }
 
-const fn name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Progress { .. } => "progress",
-        Outcome::Done { .. } => "done",
-        Outcome::Failed { .. } => "failed",
-        Outcome::Superseded { .. } => "superseded",
-        Outcome::StaleEpoch { .. } => "stale_epoch",
-        Outcome::Unsupported { .. } => "unsupported",
+/// An answer in words that are not known here. Where somebody waits for it, it is neither settled
+/// nor acknowledged.
+async fn newer(
+    app: &AppState,
+    address: Address,
+    delivery: Delivery,
+    message_id: MessageId,
+    what: &str,
+) {
+    let awaited = app.store.tx::<_, StoreError, _>(|tx| {
+        Box::pin(async move {
+            let Some((operation_id, _)) = asked(tx, message_id).await? else {
+                return Ok(false);
+            };
+            let open = Operation::open(tx, operation_id).await?;
+            Ok(!matches!(open, Opened::Closed))
+        })
+    });
+    if let Ok(false) = awaited.await {
+        tracing::warn!(%message_id, what, "an answer that nobody waits for; folded away");
+        drop(delivery.ack().await);
+        return;
     }
+    tracing::warn!(%message_id, what, "an answer in a newer version's words; passed on");
+    pass_on(app, address, delivery);
+}
+
+/// Gives a message that only a newer controller understands to whichever consumes next. It goes
+/// to the queue's end, where it holds up nobody, and after a pause: if there is no newer
+/// controller, it comes back. Acknowledged only once it is there again.
+fn pass_on(app: &AppState, address: Address, delivery: Delivery) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        loop {
+            app.clock.sleep(RETRY).await;
+            let (id, payload) = (&delivery.message_id, delivery.payload.clone());
+            match app.transport.publish(address, id, payload).await {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(%error, %address, "not passed on; trying again"),
+            }
+        }
+        kill_point!("controller.result.passed_on");
+        drop(delivery.ack().await);
+    });
 }
 
 async fn folded(app: &AppState, result: &CommandResult) -> Result<Advanced, StoreError> {
@@ -185,6 +221,9 @@ pub async fn fold(
         tracing::warn!("an answer to a command that nobody remembers; folded away");
         return Ok(Advanced::Nothing);
     };
+    if let Opened::Newer(_) = Operation::open(tx, operation_id).await? {
+        return Ok(Advanced::Newer);
+    }
     if !outbox::settle(tx, result.message_id, &outcome).await? {
         return Ok(Advanced::Nothing);
     }
@@ -269,7 +308,7 @@ async fn sign_of_life(
     Ok(())
 }
 
-async fn dead_letter(app: &AppState, delivery: &Delivery) {
+async fn dead_letter(app: &AppState, delivery: Delivery) {
     let from = delivery.dead_letter_queue.as_deref().unwrap_or("a queue");
     let envelope: Option<Envelope> = serde_json::from_slice(&delivery.payload).ok();
     // An unreadable body still has the id that it was published under.
@@ -277,8 +316,17 @@ async fn dead_letter(app: &AppState, delivery: &Delivery) {
         .as_ref()
         .map(|e| e.message_id)
         .or_else(|| delivery.message_id.parse().ok());
+    // Newer than this build on both sides: no end of anything.
+    if let Err(ResultError::Newer { message_id, what }) = CommandResult::parse(&delivery.payload) {
+        return newer(app, Address::DeadLetters, delivery, message_id, &what).await;
+    }
     // A result carries its command's id: either way, it is that command's operation that ends.
-    let why = if from == Address::Results.to_string() {
+    // One that was passed on has lost the name of its queue, and is told by what it is.
+    let is_answer = match &delivery.dead_letter_queue {
+        Some(queue) => *queue == Address::Results.to_string(),
+        None => envelope.is_none(),
+    };
+    let why = if is_answer {
         "The agent's answer could not be understood: bring agent and controller to versions at \
          most one apart. What became of the command is not known."
             .to_owned()
@@ -302,17 +350,20 @@ async fn dead_letter(app: &AppState, delivery: &Delivery) {
                 let Some((operation_id, _)) = asked(tx, message_id).await? else {
                     return Ok(None);
                 };
-                if !outbox::settle(tx, message_id, "\"dead letter\"").await? {
-                    return Ok(Some(operation_id));
-                }
-                let event = Event::DeadLetter(why);
-                workflow::fold(tx, &env, &control, operation_id, event).await?;
-                Ok::<_, StoreError>(Some(operation_id))
+                let (event, settled) = (Event::DeadLetter(why), "\"dead letter\"");
+                let advanced =
+                    outbox::answered(tx, &env, &control, message_id, operation_id, settled, event)
+                        .await?;
+                Ok::<_, StoreError>(Some((operation_id, advanced)))
             })
         })
         .await;
     kill_point!("controller.dead_letter.folded");
     match folded {
+        Ok(Some((operation_id, Advanced::Newer))) => {
+            tracing::warn!(%message_id, %operation_id, "a dead letter of a newer controller's operation; passed on");
+            pass_on(app, Address::DeadLetters, delivery);
+        }
         Ok(operation_id) => {
             tracing::error!(%message_id, ?operation_id, %from, "dead letter");
             app.wake.notify_one();
@@ -326,7 +377,7 @@ async fn dead_letter(app: &AppState, delivery: &Delivery) {
     }
 }
 
-async fn telemetry(app: &AppState, delivery: &Delivery) {
+async fn telemetry(app: &AppState, delivery: Delivery) {
     let news: Option<Telemetry> = serde_json::from_slice(&delivery.payload).ok();
     if let Some(Telemetry::Progress {
         operation_id,

@@ -43,11 +43,12 @@ impl Engine {
         }
         let command = match Command::parse(envelope) {
             Ok(command) => command,
-            // Accepted by another version of the agent, whose journal this was.
+            // Accepted by another version of the agent, whose journal this was, and never begun:
+            // what was begun is left alone before it comes here.
             Err(error) => {
                 let failure = Failure {
                     message: error.to_string(),
-                    detail: "accepted by another version of the agent".into(),
+                    detail: "accepted by another version of the agent, and never begun".into(),
                     retry_elsewhere: true,
                 };
                 return self.fail(&entry, failure, true).await;

@@ -19,7 +19,7 @@ pub(crate) use watch::Restart;
 use crate::driver::Driver;
 use crate::gate::{Gate, Holder};
 use crate::journal::{Journal, JournalError};
-use crate::record::Verdict;
+use crate::record::{Entry, Verdict, VmmRecord};
 use berth_rpc::clock::{Clock, Rng};
 use berth_rpc::{Delivery, Transport, kill_point};
 use berth_rpc_types::{Command, CommandError, Envelope, HostId, Outcome, VmmId, VmmState};
@@ -203,14 +203,13 @@ impl Engine {
     ) -> Result<Result<(), Outcome>, JournalError> {
         let vmm_id = envelope.vmm_id;
         let known = self.journal.vmm(vmm_id);
-        let is_known = known.as_ref().is_some_and(|record| {
-            record
-                .entries
-                .iter()
-                .any(|e| e.envelope.message_id == envelope.message_id)
-        });
-        // What was accepted in an earlier epoch keeps its answer.
-        if !is_known && !self.epoch_is(envelope.host_epoch).await {
+        // What was accepted keeps its answer: in an earlier epoch, or by another version.
+        match known.as_ref().and_then(|r| r.recall(envelope.message_id)) {
+            Some(Verdict::Answered(result)) => return Ok(Err(result.outcome)),
+            Some(_) => return Ok(Ok(())),
+            None => {}
+        }
+        if !self.epoch_is(envelope.host_epoch).await {
             let current = self.journal.host().epoch;
             return Ok(Err(Outcome::StaleEpoch { current }));
         }
@@ -246,7 +245,7 @@ impl Engine {
             );
             return Ok(Err(refused(message, "no such VMM in the journal")));
         }
-        let accept = |record: &mut crate::record::VmmRecord| record.accept(envelope, &command);
+        let accept = |record: &mut VmmRecord| record.accept(envelope, &command);
         Ok(match self.journal.update(vmm_id, accept).await? {
             Verdict::Accepted => {
                 tracing::info!("accepted");
@@ -320,6 +319,24 @@ impl Engine {
         }
     }
 
+    /// Whether an entry is another version's to finish: it was begun, and this one does not
+    /// understand it. What was done is not known then, so it is neither answered nor undone, and
+    /// nothing else is begun on its VMM but what pre-empts it.
+    fn leaves_alone(self: &Arc<Self>, record: &VmmRecord, entry: &Entry) -> bool {
+        let envelope = &entry.envelope;
+        if !entry.is_begun() || record.preempted_by(envelope.sequence).is_some() {
+            return false;
+        }
+        let Err(error) = Command::parse(envelope) else {
+            return false;
+        };
+        tracing::error!(request_id = %envelope.request_id, operation_id = %envelope.operation_id,
+            vmm_id = %envelope.vmm_id, method = %envelope.method, %error,
+            "begun by another version of the agent, and left to it: start that one, or delete the guest");
+        self.progress(entry, "wait_for_other_version", None);
+        true
+    }
+
     /// The worker: until no command is open.
     async fn work(self: Arc<Self>, vmm_id: VmmId) {
         let gate = self.vmm_gate(vmm_id);
@@ -330,7 +347,10 @@ impl Engine {
                 let mut slots = self.slots();
                 let slot = slots.entry(vmm_id).or_default();
                 let record = self.journal.vmm(vmm_id).filter(|_| !slot.lost);
-                match record.as_ref().and_then(|r| r.next_open()) {
+                let next = record
+                    .as_ref()
+                    .and_then(|r| r.next_open().filter(|entry| !self.leaves_alone(r, entry)));
+                match next {
                     Some(entry) => {
                         slot.under_way = Some((entry.envelope.sequence, CancellationToken::new()));
                         entry.clone()

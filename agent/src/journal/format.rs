@@ -1,7 +1,8 @@
 //! The journal's file: a header, then lines of `crc32 json`, each a batch of records.
 //!
-//! Guarantees: what was written is read back; a torn last line is told from damage before it; any
-//! bytes at all are contents or an error, never a panic.
+//! Guarantees: what was written is read back; a torn last line is told from damage before it, and
+//! both from a whole line in words that only a newer agent knows; any bytes at all are contents or
+//! an error, never a panic.
 
 use super::{JournalError, io_error};
 use crate::record::{HostRecord, VmmRecord};
@@ -79,12 +80,11 @@ pub(super) fn encode(path: &Path, records: &[Record]) -> Result<Vec<u8>, Journal
     Ok(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes())
 }
 
-fn decode(line: &[u8]) -> Option<Vec<Record>> {
-    let (crc, json) = line.split_at_checked(9)?;
+/// The JSON of a line that is whole, by its checksum.
+fn whole(line: &[u8]) -> Option<&[u8]> {
+    let (crc, json) = line.strip_suffix(b"\n")?.split_at_checked(9)?;
     let crc = std::str::from_utf8(crc.strip_suffix(b" ")?).ok()?;
-    (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(json))
-        .then(|| serde_json::from_slice(json).ok())
-        .flatten()
+    (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(json)).then_some(json)
 }
 
 /// The contents, and how many bytes of the file are good.
@@ -111,13 +111,19 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<(Contents, u64), Journa
                 line,
             });
         }
-        match line.strip_suffix(b"\n").and_then(decode) {
-            Some(records) => {
-                records.into_iter().for_each(|r| contents.apply(r));
-                good += line.len();
-            }
-            None => torn = Some(index + 2),
-        }
+        let number = index + 2;
+        let Some(json) = whole(line) else {
+            torn = Some(number);
+            continue;
+        };
+        let records: Vec<Record> =
+            serde_json::from_slice(json).map_err(|error| JournalError::Newer {
+                path: path.to_owned(),
+                line: number,
+                reason: error.to_string(),
+            })?;
+        records.into_iter().for_each(|r| contents.apply(r));
+        good += line.len();
     }
     Ok((contents, good as u64))
 }

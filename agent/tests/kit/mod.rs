@@ -324,6 +324,18 @@ impl Rig {
         assert!(next.is_err(), "an answer that should not be");
     }
 
+    /// No answer to these comes for a while; repeats of others fold away.
+    pub async fn unanswered(&mut self, envelopes: &[&Envelope]) {
+        let end = tokio::time::Instant::now() + Duration::from_millis(300);
+        while let Ok(delivery) = tokio::time::timeout_at(end, self.results.next()).await {
+            let delivery = delivery.unwrap();
+            let _ = delivery.ack().await;
+            let answer: CommandResult = serde_json::from_slice(&delivery.payload).unwrap();
+            let unwanted = envelopes.iter().any(|e| e.message_id == answer.message_id);
+            assert!(!unwanted, "an answer that should not be: {answer:?}");
+        }
+    }
+
     /// Sends a command and waits for its answer.
     pub async fn order(&mut self, vmm_id: VmmId, sequence: u64, command: &Command) -> Outcome {
         let envelope = self.envelope(vmm_id, sequence, command);

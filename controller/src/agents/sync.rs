@@ -18,8 +18,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use berth_rpc::{Address, kill_point};
-use berth_rpc_types::link::{SyncReply, SyncRequest};
-use berth_rpc_types::{HostId, Observation, PowerState, VmmId, VmmState};
+use berth_rpc_types::link::{Reported, SyncReply, SyncRequest};
+use berth_rpc_types::{HostId, Observation, PowerState, VmState, VmmId, VmmState};
 
 /// Milliseconds that a tombstone is remembered by the agent after its answer: copies of older
 /// commands may still be in its queue. After a second such time it is not mentioned any more.
@@ -31,12 +31,17 @@ const FORGET_MAX: i64 = 500;
 pub(super) async fn sync(
     State(app): State<AppState>,
     headers: HeaderMap,
-    Json(request): Json<SyncRequest>,
+    Json(request): Json<SyncRequest<Reported>>,
 ) -> Result<Json<SyncReply>, AgentError> {
     let host_id = super::authenticate(&app, &headers).await?;
     if host_id != request.host_id {
         let why = format!("host {host_id} reports as {}", request.host_id);
         return Err(AgentError::Refused(StatusCode::FORBIDDEN, why));
+    }
+    let (request, newer) = request.understood();
+    if !newer.is_empty() {
+        let first = newer.first().map(ToString::to_string);
+        tracing::warn!(%host_id, count = newer.len(), first, "states that only a newer controller knows; not acknowledged");
     }
     if request.starting {
         // Before it consumes: a broker that lost its queues has this one again.
@@ -204,13 +209,17 @@ async fn observed(
     if instance.operation_id.is_some() {
         return Ok(false);
     }
+    // What a newer controller's state means for what guests do by themselves, only it knows.
+    let Some(was) = instance.vm_state.known() else {
+        return Ok(false);
+    };
     tx.execute(
         "UPDATE vmms SET state = $1, observation = $2 WHERE id = $3",
         params![seen.state.as_str(), seen.observation, seen.vmm_id],
     )
     .await?;
     if instance.active_vmm_id == Some(seen.vmm_id) {
-        by_itself(tx, env, &instance, seen).await?;
+        by_itself(tx, env, &instance, was, seen).await?;
     }
     Ok(true)
 }
@@ -220,9 +229,10 @@ async fn by_itself(
     tx: &mut Tx,
     env: &Env,
     instance: &Instance,
+    was: VmState,
     seen: &Observation,
 ) -> Result<(), StoreError> {
-    let vm_state = power::vm_state_after(instance.vm_state, Some(seen.state));
+    let vm_state = power::vm_state_after(was, Some(seen.state));
     let fault = seen.error.as_ref().map(|error| Fault {
         code: 500,
         message: "The guest's VMM ended by itself.".into(),
@@ -244,11 +254,11 @@ async fn by_itself(
     .await?;
     let up = matches!(seen.state, VmmState::Running | VmmState::Paused);
     network::set_active(tx, instance.id, up).await?;
-    if vm_state != instance.vm_state {
+    if vm_state != was {
         let error = seen.error.as_deref().unwrap_or_default();
         tracing::info!(instance_id = %instance.id, seen = %seen.state, error, "the guest stopped by itself");
     }
-    if power::must_stop(instance.vm_state, seen.state) {
+    if power::must_stop(was, seen.state) {
         stop_again(tx, env, instance).await?;
     }
     Ok(())
@@ -278,7 +288,7 @@ async fn stop_again(tx: &mut Tx, env: &Env, instance: &Instance) -> Result<(), S
         }
         Err(BeginError::Store(error)) => Err(error),
         // Somebody is at it: told again, it is looked at again.
-        Err(BeginError::Busy { .. } | BeginError::NotFound(_)) => Ok(()),
+        Err(BeginError::Busy { .. } | BeginError::Newer { .. } | BeginError::NotFound(_)) => Ok(()),
     }
 }
 

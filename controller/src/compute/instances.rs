@@ -7,7 +7,9 @@
 use super::flavors::FlavorSnapshot;
 use crate::params;
 use crate::store::{Row, StoreError, Tx};
-use berth_rpc_types::{HostId, ImageId, InstanceId, OperationId, TaskState, VmState, VmmId};
+use berth_rpc_types::{
+    HostId, ImageId, InstanceId, OperationId, Stored, TaskState, VmState, VmmId,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,9 +89,9 @@ pub struct Instance {
     /// Its name.
     pub name: String,
     /// Stable state.
-    pub vm_state: VmState,
+    pub vm_state: Stored<VmState>,
     /// What is being done.
-    pub task_state: Option<TaskState>,
+    pub task_state: Option<Stored<TaskState>>,
     /// Nova's number, as last seen.
     pub power_state: i64,
     /// Where it is.
@@ -130,12 +132,6 @@ impl Instance {
     /// # Errors
     /// [`StoreError::Malformed`] names the column.
     pub fn from_row(row: &Row) -> Result<Self, StoreError> {
-        let state = |column: &str, reason: String| StoreError::Malformed {
-            table: "instances".into(),
-            column: column.into(),
-            reason,
-        };
-        let vm_state = row.text("vm_state")?;
         let task_state = row.opt_text("task_state")?;
         let fault = row.opt_text("fault")?;
         Ok(Self {
@@ -143,14 +139,8 @@ impl Instance {
             project_id: row.text("project_id")?,
             user_id: row.text("user_id")?,
             name: row.text("name")?,
-            vm_state: VmState::parse(&vm_state)
-                .ok_or_else(|| state("vm_state", format!("unknown state {vm_state}")))?,
-            task_state: task_state
-                .map(|t| {
-                    TaskState::parse(&t)
-                        .ok_or_else(|| state("task_state", format!("unknown state {t}")))
-                })
-                .transpose()?,
+            vm_state: Stored::of(&row.text("vm_state")?),
+            task_state: task_state.as_deref().map(Stored::of),
             power_state: row.int("power_state")?,
             host_id: row.opt_parse("host_id")?,
             active_vmm_id: row.opt_parse("active_vmm_id")?,
@@ -171,9 +161,12 @@ impl Instance {
         })
     }
 
-    /// Nova's `status`.
-    pub const fn status(&self) -> &'static str {
-        super::states::status(self.vm_state, self.task_state)
+    /// Nova's `status`; `UNKNOWN`, as there, for a state that only a newer controller knows.
+    pub fn status(&self) -> &'static str {
+        let task = self.task_state.as_ref().and_then(Stored::known);
+        self.vm_state
+            .known()
+            .map_or("UNKNOWN", |state| super::states::status(state, task))
     }
 
     /// The guest's hostname: the name with what DNS does not allow taken out, at most 63 long.

@@ -6,7 +6,7 @@
 use super::instances::Instance;
 use crate::params;
 use crate::store::{StoreError, Tx, Value};
-use berth_rpc_types::{TaskState, VmState};
+use berth_rpc_types::{Stored, TaskState, VmState};
 use regex::{Regex, RegexBuilder};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -98,7 +98,7 @@ impl Filter {
                 // ACTIVE means no reboot: those have a status of their own.
                 i.vm_state == *vm
                     && match task {
-                        Some(task) => i.task_state == Some(*task),
+                        Some(task) => i.task_state.as_ref().is_some_and(|t| t == task),
                         None => i.status() == super::states::status(*vm, None),
                     }
             });
@@ -108,7 +108,7 @@ impl Filter {
             && text(&self.image, i.image_id.map(|id| id.to_string()))
             && text(&self.flavor, Some(i.flavor.id.clone()))
             && text(&self.id, Some(i.id.to_string()))
-            && text(&self.vm_state, Some(i.vm_state.to_string()))
+            && text(&self.vm_state, Some(i.vm_state.as_str().to_owned()))
             && self
                 .host_ids
                 .as_ref()
@@ -181,8 +181,9 @@ fn compare(a: &Instance, b: &Instance, key: &str) -> Ordering {
         "vm_state" => a.vm_state.as_str().cmp(b.vm_state.as_str()),
         "task_state" => a
             .task_state
-            .map(TaskState::as_str)
-            .cmp(&b.task_state.map(TaskState::as_str)),
+            .as_ref()
+            .map(Stored::as_str)
+            .cmp(&b.task_state.as_ref().map(Stored::as_str)),
         "power_state" => a.power_state.cmp(&b.power_state),
         "image_ref" => a.image_id.cmp(&b.image_id),
         "key_name" => a.key_name.cmp(&b.key_name),

@@ -5,7 +5,7 @@
 //! `vm_state` is stable and changes only when a task ends, `task_state` is what is being done
 //! now, `power_state` is what the agent saw last.
 
-use berth_rpc_types::{TaskState, VmState};
+use berth_rpc_types::{Stored, TaskState, VmState};
 use std::fmt::Write as _;
 
 /// What can be done to an instance. The text is Nova's name in `os-instance-actions`.
@@ -149,12 +149,12 @@ pub const TRANSITIONS: &[Transition] = &[
 ];
 
 /// Why an action is refused; rendered as Nova words it by [`Refusal::message`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Not from this `vm_state`.
-    VmState(VmState),
+    VmState(Stored<VmState>),
     /// Not while this is being done.
-    TaskState(TaskState),
+    TaskState(Stored<TaskState>),
     /// It has never run.
     NotLaunched,
 }
@@ -164,10 +164,16 @@ impl Refusal {
     pub fn message(self, verb: &str, instance: &impl std::fmt::Display) -> String {
         match self {
             Self::VmState(state) => {
-                format!("Cannot '{verb}' instance {instance} while it is in vm_state {state}")
+                format!(
+                    "Cannot '{verb}' instance {instance} while it is in vm_state {}",
+                    state.as_str()
+                )
             }
             Self::TaskState(state) => {
-                format!("Cannot '{verb}' instance {instance} while it is in task_state {state}")
+                format!(
+                    "Cannot '{verb}' instance {instance} while it is in task_state {}",
+                    state.as_str()
+                )
             }
             Self::NotLaunched => {
                 format!("Instance {instance} is in an invalid state for '{verb}'")
@@ -183,22 +189,27 @@ pub fn transition(action: Action) -> &'static Transition {
     found.unwrap_or(&TRANSITIONS[0])
 }
 
-/// Whether `action` may begin now.
+/// Whether `action` may begin now. Nothing may in a state that only a newer controller knows.
 ///
 /// # Errors
 /// [`Refusal`], checked in Nova's order: launched, vm state, task state.
 pub fn check(
     action: Action,
-    vm_state: VmState,
-    task_state: Option<TaskState>,
+    vm_state: &Stored<VmState>,
+    task_state: Option<&Stored<TaskState>>,
     launched: bool,
 ) -> Result<&'static Transition, Refusal> {
     let row = transition(action);
-    if !row.from.contains(&vm_state) {
-        return Err(Refusal::VmState(vm_state));
+    if !vm_state
+        .known()
+        .is_some_and(|state| row.from.contains(&state))
+    {
+        return Err(Refusal::VmState(vm_state.clone()));
     }
     match task_state {
-        Some(task) if !row.preempts => return Err(Refusal::TaskState(task)),
+        Some(task) if !row.preempts || task.known().is_none() => {
+            return Err(Refusal::TaskState(task.clone()));
+        }
         _ => {}
     }
     if row.launched && !launched {
@@ -321,27 +332,45 @@ mod tests {
 
     #[test]
     fn a_refusal_is_worded_as_nova_words_it() {
-        let refusal = check(A::Stop, V::Stopped, None, true).unwrap_err();
+        let refusal = check(A::Stop, &V::Stopped.into(), None, true).unwrap_err();
         assert_eq!(
             refusal.message("stop", &"i-1"),
             "Cannot 'stop' instance i-1 while it is in vm_state stopped"
         );
-        let busy = check(A::Pause, V::Active, Some(T::PoweringOff), true).unwrap_err();
+        let task = T::PoweringOff.into();
+        let busy = check(A::Pause, &V::Active.into(), Some(&task), true).unwrap_err();
         assert_eq!(
             busy.message("pause", &"i-1"),
             "Cannot 'pause' instance i-1 while it is in task_state powering-off"
         );
         assert_eq!(
-            check(A::Stop, V::Error, None, false).unwrap_err(),
+            check(A::Stop, &V::Error.into(), None, false).unwrap_err(),
             Refusal::NotLaunched
         );
+    }
+
+    #[test]
+    fn nothing_begins_in_a_state_that_only_a_newer_controller_knows() {
+        for action in ALL {
+            let resized = Stored::of("resized");
+            let refusal = check(*action, &resized, None, true).unwrap_err();
+            assert!(refusal.message("x", &"i").ends_with("in vm_state resized"));
+            let task = Stored::of("migrating");
+            let from = transition(*action).from[0].into();
+            let refusal = check(*action, &from, Some(&task), true).unwrap_err();
+            assert!(
+                refusal
+                    .message("x", &"i")
+                    .ends_with("in task_state migrating")
+            );
+        }
     }
 
     #[test]
     fn only_delete_pre_empts_a_task() {
         for action in ALL {
             for state in transition(*action).from {
-                let busy = check(*action, *state, Some(T::Spawning), true);
+                let busy = check(*action, &(*state).into(), Some(&T::Spawning.into()), true);
                 assert_eq!(busy.is_ok(), *action == A::Delete, "{action:?} in {state}");
             }
         }

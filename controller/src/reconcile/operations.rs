@@ -9,6 +9,7 @@ use crate::api::AppState;
 use crate::fences;
 use crate::params;
 use crate::store::{StoreError, Tx};
+use crate::workflow::Operation;
 
 /// Milliseconds that an operation may stand between two transactions without being stuck.
 const SETTLING_MS: i64 = 10_000;
@@ -34,13 +35,13 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
 }
 
 async fn wake(tx: &mut Tx, now: i64) -> Result<u64, StoreError> {
-    tx.execute(
-        "UPDATE operations SET wake_at = $1 WHERE state = 'running' AND wake_at IS NULL \
+    let sql = format!(
+        "UPDATE operations SET wake_at = $1 WHERE {} AND wake_at IS NULL \
          AND updated_at < $2 AND NOT EXISTS (SELECT 1 FROM outbox b WHERE b.operation_id = operations.id \
          AND b.step = operations.step AND b.attempt = operations.attempt AND b.result IS NULL)",
-        params![now, now - SETTLING_MS],
-    )
-    .await
+        Operation::is_ours()
+    );
+    tx.execute(&sql, params![now, now - SETTLING_MS]).await
 }
 
 /// Should never find one: an operation and its instance are closed in one transaction.
@@ -49,7 +50,7 @@ async fn let_go(tx: &mut Tx, now: i64) -> Result<u64, StoreError> {
         .execute(
             "UPDATE instances SET operation_id = NULL, task_state = NULL, updated_at = $1 \
              WHERE operation_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM operations o \
-             WHERE o.id = instances.operation_id AND o.state = 'running')",
+             WHERE o.id = instances.operation_id AND o.finished_at IS NULL)",
             params![now],
         )
         .await?;

@@ -19,7 +19,7 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
                     .execute(
                         "DELETE FROM outbox WHERE next_send_at IS NULL AND created_at < $1 \
                          AND NOT EXISTS (SELECT 1 FROM operations o \
-                         WHERE o.id = outbox.operation_id AND o.state = 'running')",
+                         WHERE o.id = outbox.operation_id AND o.finished_at IS NULL)",
                         params![before],
                     )
                     .await?;
@@ -33,7 +33,7 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
                 let rights = tx
                     .execute(
                         "DELETE FROM image_tokens WHERE NOT EXISTS (SELECT 1 FROM operations o \
-                         WHERE o.id = image_tokens.operation_id AND o.state = 'running')",
+                         WHERE o.id = image_tokens.operation_id AND o.finished_at IS NULL)",
                         params![],
                     )
                     .await?;

@@ -21,7 +21,7 @@ pub(super) async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
                          LEFT JOIN instances i ON i.id = v.instance_id \
                          WHERE v.deleted_at IS NULL AND (i.id IS NULL OR i.deleted_at IS NOT NULL) \
                          AND NOT EXISTS (SELECT 1 FROM operations o \
-                         WHERE o.instance_id = v.instance_id AND o.state = 'running')",
+                         WHERE o.instance_id = v.instance_id AND o.finished_at IS NULL)",
                         params![],
                     )
                     .await?;

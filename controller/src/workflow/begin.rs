@@ -3,7 +3,7 @@
 //! Guarantees that an instance has at most one open operation: `instances.operation_id` is
 //! taken by a conditional UPDATE. Only a delete may take it from another, which then has ended.
 
-use super::{Env, Kind, Step};
+use super::{Env, Kind, Opened, Operation, Step};
 use crate::api::{ApiError, RequestContext, Service};
 use crate::compute::{actions, states};
 use crate::params;
@@ -36,6 +36,17 @@ pub enum BeginError {
         /// What is being done to it.
         task_state: Option<TaskState>,
     },
+    /// A newer controller's operation is open: what it holds is not known here, so that not even a
+    /// delete may end it.
+    #[error(
+        "instance {instance_id} is busy with what only a newer controller knows ({what}): ask again when it is done, or of that controller"
+    )]
+    Newer {
+        /// The instance.
+        instance_id: InstanceId,
+        /// The operation, in words.
+        what: String,
+    },
     /// No such instance, or it is gone.
     #[error("instance {0} could not be found")]
     NotFound(InstanceId),
@@ -58,7 +69,7 @@ impl From<BeginError> for ApiError {
         let message = error.to_string();
         let status = match error {
             BeginError::Store(error) => return error.into(),
-            BeginError::Busy { .. } => StatusCode::CONFLICT,
+            BeginError::Busy { .. } | BeginError::Newer { .. } => StatusCode::CONFLICT,
             BeginError::NotFound(_) => StatusCode::NOT_FOUND,
         };
         Self::new(Service::Compute, status, message)
@@ -72,7 +83,7 @@ impl From<BeginError> for ApiError {
 /// a delete is open gives that one's id: the same thing is already being done.
 ///
 /// # Errors
-/// [`BeginError::Busy`], [`BeginError::NotFound`], or the store's.
+/// [`BeginError::Busy`], [`BeginError::Newer`], [`BeginError::NotFound`], or the store's.
 pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<OperationId, BeginError> {
     let Begin {
         kind,
@@ -98,8 +109,10 @@ pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<Operation
                 task_state: task_state.as_deref().and_then(TaskState::parse),
             });
         }
-        if is_delete(tx, open).await? {
-            return Ok(open);
+        match Operation::open(tx, open).await? {
+            Opened::Ours(operation) if operation.state.kind == Kind::Delete => return Ok(open),
+            Opened::Newer(what) => return Err(BeginError::Newer { instance_id, what }),
+            Opened::Ours(_) | Opened::Closed => {}
         }
         pre_empt(tx, now, instance_id, open, operation_id).await?;
     }
@@ -180,19 +193,6 @@ async fn insert(
     )
     .await?;
     Ok(())
-}
-
-async fn is_delete(tx: &mut Tx, operation: OperationId) -> Result<bool, StoreError> {
-    let row = tx
-        .query_opt(
-            "SELECT kind FROM operations WHERE id = $1",
-            params![operation],
-        )
-        .await?;
-    Ok(match row {
-        Some(row) => row.text("kind")? == Kind::Delete.as_str(),
-        None => false,
-    })
 }
 
 /// Ends the open operation for a delete. Its commands are not sent again: the delete's has a

@@ -6,7 +6,7 @@
 use super::effects::Scene;
 use super::state::{Effect, Event, Limits};
 use super::steps::next;
-use super::{Env, Operation};
+use super::{Env, Opened, Operation};
 use crate::api::AppState;
 use crate::config::ControlSettings;
 use crate::params;
@@ -35,8 +35,10 @@ pub enum Advanced {
     Again,
     /// It waits for an event.
     Waits,
-    /// It is over, not of this build, or somebody else took the step.
+    /// It is over, or somebody else took the step.
     Nothing,
+    /// Only a newer controller knows what to do with it: nothing was changed.
+    Newer,
 }
 
 /// Drives operations until `stop` is cancelled. A step under way is finished.
@@ -71,13 +73,12 @@ async fn due(app: &AppState) -> Result<Vec<(OperationId, String)>, StoreError> {
     app.store
         .tx(|tx| {
             Box::pin(async move {
-                let rows = tx
-                    .query(
-                        "SELECT id, request_id FROM operations WHERE state = 'running' \
-                         AND wake_at <= $1 ORDER BY wake_at LIMIT $2",
-                        params![now, BATCH],
-                    )
-                    .await?;
+                let sql = format!(
+                    "SELECT id, request_id FROM operations WHERE {} \
+                     AND wake_at <= $1 ORDER BY wake_at LIMIT $2",
+                    Operation::is_ours()
+                );
+                let rows = tx.query(&sql, params![now, BATCH]).await?;
                 rows.iter()
                     .map(|row| Ok((row.parse("id")?, row.text("request_id")?)))
                     .collect()
@@ -104,7 +105,7 @@ async fn drive(app: &AppState, id: OperationId) {
         kill_point!("controller.step.committed");
         match advanced {
             Ok(Advanced::Again) => {}
-            Ok(Advanced::Waits | Advanced::Nothing) => {
+            Ok(Advanced::Waits | Advanced::Nothing | Advanced::Newer) => {
                 // Its command may be in the outbox now.
                 app.wake_outbox.notify_one();
                 return;
@@ -151,8 +152,13 @@ pub async fn fold(
     id: OperationId,
     event: Event,
 ) -> Result<Advanced, StoreError> {
-    let Some(operation) = Operation::open(tx, id).await? else {
-        return Ok(Advanced::Nothing);
+    let operation = match Operation::open(tx, id).await? {
+        Opened::Ours(operation) => *operation,
+        Opened::Closed => return Ok(Advanced::Nothing),
+        Opened::Newer(what) => {
+            tracing::info!(operation_id = %id, what, "left to a newer controller");
+            return Ok(Advanced::Newer);
+        }
     };
     let limits = Limits {
         max_attempts: control.max_attempts,

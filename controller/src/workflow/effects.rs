@@ -197,7 +197,8 @@ impl Scene<'_> {
             .await?;
         let state = row.map(|r| r.text("state")).transpose()?;
         let state = state.as_deref().and_then(VmmState::parse);
-        Ok(matches!(state, Some(VmmState::Running | VmmState::Paused)))
+        // In a state that only newer agents know, its agent decides.
+        Ok(state.is_none_or(|state| matches!(state, VmmState::Running | VmmState::Paused)))
     }
 
     async fn envelope(
@@ -269,7 +270,7 @@ impl Scene<'_> {
                 if state.kind == Kind::Delete {
                     self.erase(tx).await?;
                 } else {
-                    self.settle(tx, row.done, *reached, None).await?;
+                    self.settle(tx, Some(row.done), *reached, None).await?;
                 }
                 actions::finish(tx, now, instance.id, &operation.request_id, None).await
             }
@@ -283,9 +284,10 @@ impl Scene<'_> {
                     created: now,
                 };
                 let reached = self.reached(tx, &instance).await?;
-                let vm_state = row.failed.unwrap_or_else(|| {
+                let vm_state = row.failed.or_else(|| {
                     // A failed stop of what crashed meanwhile leaves it stopped, as Nova would.
-                    super::power::vm_state_after(instance.vm_state, reached)
+                    let was = instance.vm_state.known();
+                    was.map(|was| super::power::vm_state_after(was, reached))
                 });
                 self.settle(tx, vm_state, reached, Some(&fault)).await?;
                 let error = Some(message.as_str());
@@ -309,24 +311,25 @@ impl Scene<'_> {
         Ok(state.as_deref().and_then(VmmState::parse))
     }
 
+    /// Ends the task. Without a `vm_state` the instance keeps its own.
     async fn settle(
         &self,
         tx: &mut Tx,
-        vm_state: VmState,
+        vm_state: Option<VmState>,
         reached: Option<VmmState>,
         fault: Option<&Fault>,
     ) -> Result<(), StoreError> {
         let now = self.env.now();
         let power = reached.map(|state| PowerState::from(state) as i64);
         let fault = fault.map(|f| serde_json::to_string(f).unwrap_or_default());
-        let launched = (vm_state == VmState::Active).then_some(now);
+        let launched = (vm_state == Some(VmState::Active)).then_some(now);
         tx.execute(
-            "UPDATE instances SET vm_state = $1, task_state = NULL, operation_id = NULL, \
+            "UPDATE instances SET vm_state = COALESCE($1, vm_state), task_state = NULL, operation_id = NULL, \
              power_state = COALESCE($2, power_state), fault = $3, \
              launched_at = COALESCE(launched_at, $4), updated_at = $5, generation = generation + 1 \
              WHERE id = $6 AND operation_id = $7",
             params![
-                vm_state.as_str(),
+                vm_state.map(VmState::as_str),
                 power,
                 fault,
                 launched,

@@ -33,5 +33,5 @@ pub use begin::{Begin, BeginError, begin, reap};
 pub use driver::{Advanced, fold};
 pub use env::Env;
 pub use kind::Kind;
-pub use operation::Operation;
+pub use operation::{Opened, Operation};
 pub use state::{Event, Step, Target};

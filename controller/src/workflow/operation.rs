@@ -1,4 +1,7 @@
 //! An operation's row, read and written: the compare-and-swap that decides who did a step.
+//!
+//! A row of a kind, version, step or state that only a newer controller knows is left as it is: it
+//! is neither driven nor ended here, and its answers are passed on ([`Opened::Newer`]).
 
 use super::state::{Memory, State, Step};
 use super::{Env, Kind};
@@ -21,36 +24,62 @@ pub struct Operation {
     pub state: State,
 }
 
+/// What an operation's id leads to.
+#[derive(Debug)]
+pub enum Opened {
+    /// Open, and this build knows its kind, version and step.
+    Ours(Box<Operation>),
+    /// Open, and only a newer controller knows what to do with it; in words.
+    Newer(String),
+    /// Over, or never begun.
+    Closed,
+}
+
 impl Operation {
-    /// The operation, if it is open and this build knows its kind, version and step. One that
-    /// a newer controller began is left to newer controllers.
+    /// The operation, if it is open.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn open(tx: &mut Tx, id: OperationId) -> Result<Option<Self>, StoreError> {
+    pub async fn open(tx: &mut Tx, id: OperationId) -> Result<Opened, StoreError> {
         let row = tx
             .query_opt(
-                "SELECT * FROM operations WHERE id = $1 AND state = 'running'",
+                "SELECT * FROM operations WHERE id = $1 AND finished_at IS NULL",
                 params![id],
             )
             .await?;
-        match row {
-            None => Ok(None),
-            Some(row) => Self::from_row(&row),
-        }
+        row.map_or(Ok(Opened::Closed), |row| Self::from_row(&row))
     }
 
-    fn from_row(row: &Row) -> Result<Option<Self>, StoreError> {
+    /// The SQL condition for rows that this build can drive. What it takes for ours may still turn
+    /// out not to be ([`Operation::open`] looks closer); what it leaves out is not looked at.
+    pub(crate) fn is_ours() -> String {
+        let kinds = Kind::ALL.iter().map(|kind| {
+            let (name, version) = (kind.as_str(), kind.version());
+            format!("(kind = '{name}' AND version <= {version})")
+        });
+        let kinds: Vec<String> = kinds.collect();
+        let steps = Step::ALL.iter().map(|step| format!("'{}'", step.as_str()));
+        let steps: Vec<String> = steps.collect();
+        format!(
+            "state = 'running' AND ({}) AND step IN ({})",
+            kinds.join(" OR "),
+            steps.join(", ")
+        )
+    }
+
+    fn from_row(row: &Row) -> Result<Opened, StoreError> {
         let id: OperationId = row.parse("id")?;
         let (kind, step) = (row.text("kind")?, row.text("step")?);
-        let version = row.int("version")?;
+        let (version, state) = (row.int("version")?, row.text("state")?);
         let known = Kind::parse(&kind).zip(Step::parse(&step));
-        let Some((kind, step)) = known.filter(|(kind, _)| version <= kind.version()) else {
-            tracing::warn!(operation_id = %id, kind, step, version, "not of this build; left to a newer controller");
-            return Ok(None);
+        let ours = known.filter(|(kind, _)| version <= kind.version() && state == "running");
+        let Some((kind, step)) = ours else {
+            return Ok(Opened::Newer(format!(
+                "{kind} version {version}, step {step}, {state}"
+            )));
         };
         let memory: Memory = row.json("params")?;
-        Ok(Some(Self {
+        Ok(Opened::Ours(Box::new(Self {
             id,
             instance_id: row.parse("instance_id")?,
             request_id: row.text("request_id")?,
@@ -61,7 +90,7 @@ impl Operation {
                 attempt: u32::try_from(row.int("attempt")?).unwrap_or(1),
                 memory,
             },
-        }))
+        })))
     }
 
     /// Writes the next state, if nobody else took this step since it was read. `false`: somebody did.

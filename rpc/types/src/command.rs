@@ -160,6 +160,58 @@ pub struct CommandResult {
     pub outcome: Outcome,
 }
 
+/// Why bytes are no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResultError {
+    /// An answer in words of a newer agent: it is for a controller that knows them.
+    #[error("an answer of a newer version ({what}) to message {message_id}")]
+    Newer {
+        /// The command that is answered.
+        message_id: MessageId,
+        /// What is not known here.
+        what: String,
+    },
+    /// No answer at all.
+    #[error("not a result: {0}")]
+    Malformed(String),
+}
+
+impl CommandResult {
+    /// Parses an answer. What it is about comes first, so that one in words that only a newer
+    /// build knows (an outcome, a state) is told from one that nobody can read.
+    ///
+    /// # Errors
+    /// [`ResultError`]
+    pub fn parse(payload: &[u8]) -> Result<Self, ResultError> {
+        /// What every version's answer has.
+        #[derive(Deserialize)]
+        struct About {
+            message_id: MessageId,
+            outcome: Words,
+        }
+        #[derive(Deserialize)]
+        struct Words {
+            outcome: String,
+            #[serde(default)]
+            state: Option<String>,
+        }
+        let malformed = |error: serde_json::Error| ResultError::Malformed(error.to_string());
+        let about: About = serde_json::from_slice(payload).map_err(malformed)?;
+        let (kind, state) = (about.outcome.outcome, about.outcome.state);
+        let newer = |what: String| ResultError::Newer {
+            message_id: about.message_id,
+            what,
+        };
+        if !Outcome::NAMES.contains(&kind.as_str()) {
+            return Err(newer(format!("outcome {kind}")));
+        }
+        if let Some(state) = state.filter(|state| VmmState::parse(state).is_none()) {
+            return Err(newer(format!("state {state}")));
+        }
+        serde_json::from_slice(payload).map_err(malformed)
+    }
+}
+
 /// How a command ended, or that it has not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
@@ -216,6 +268,28 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The names on the wire of all that this build knows.
+    pub const NAMES: &'static [&'static str] = &[
+        "progress",
+        "done",
+        "failed",
+        "superseded",
+        "stale_epoch",
+        "unsupported",
+    ];
+
+    /// Its name on the wire.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Progress { .. } => "progress",
+            Self::Done { .. } => "done",
+            Self::Failed { .. } => "failed",
+            Self::Superseded { .. } => "superseded",
+            Self::StaleEpoch { .. } => "stale_epoch",
+            Self::Unsupported { .. } => "unsupported",
+        }
+    }
+
     /// Whether this ends the command. Progress does not.
     pub const fn is_final(&self) -> bool {
         !matches!(self, Self::Progress { .. })
@@ -310,6 +384,69 @@ mod tests {
             Command::parse(&newer),
             Err(CommandError::Unsupported { .. })
         ));
+    }
+
+    fn answer(outcome: serde_json::Value) -> Vec<u8> {
+        let answer = serde_json::json!({
+            "message_id": MessageId::from_u128(1), "operation_id": OperationId::from_u128(2),
+            "step": "act", "attempt": 1, "host_id": HostId::from_u128(3), "host_epoch": 1,
+            "vmm_id": VmmId::from_u128(4), "sequence": 1, "request_id": "req-x",
+            "outcome": outcome,
+        });
+        serde_json::to_vec(&answer).unwrap()
+    }
+
+    #[test]
+    fn every_outcome_is_parsed_by_its_name() {
+        let (state, observation) = (VmmState::Running, 1);
+        for outcome in [
+            Outcome::Progress {
+                doing: "x".into(),
+                percent: None,
+            },
+            Outcome::Done {
+                state,
+                observation,
+                spans: vec![],
+            },
+            Outcome::Failed {
+                message: String::new(),
+                detail: String::new(),
+                undone: true,
+                retry_elsewhere: true,
+                state,
+                observation,
+            },
+            Outcome::Superseded { by: 2 },
+            Outcome::StaleEpoch { current: 2 },
+            Outcome::Unsupported { min: 1, max: 2 },
+        ] {
+            let value = serde_json::to_value(&outcome).unwrap();
+            assert_eq!(value["outcome"], outcome.name());
+            assert!(Outcome::NAMES.contains(&outcome.name()));
+            let parsed = CommandResult::parse(&answer(value)).unwrap();
+            assert_eq!(parsed.outcome, outcome);
+        }
+    }
+
+    #[test]
+    fn an_answer_in_newer_words_is_told_from_one_that_nobody_can_read() {
+        let newer = [
+            serde_json::json!({"outcome": "handed_over", "generation": 7}),
+            serde_json::json!({"outcome": "done", "state": "incoming", "observation": 3}),
+        ];
+        for outcome in newer {
+            let error = CommandResult::parse(&answer(outcome)).unwrap_err();
+            assert!(
+                matches!(error, ResultError::Newer { message_id, .. } if message_id == MessageId::from_u128(1)),
+                "{error}"
+            );
+        }
+        let broken = answer(serde_json::json!({"outcome": "done"}));
+        for payload in [&b"x"[..], b"{}", &broken] {
+            let error = CommandResult::parse(payload).unwrap_err();
+            assert!(matches!(error, ResultError::Malformed(_)), "{error}");
+        }
     }
 
     #[test]

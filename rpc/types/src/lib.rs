@@ -21,11 +21,11 @@ pub mod report;
 pub mod spec;
 pub mod states;
 
-pub use command::{Command, CommandError, CommandResult, Outcome, Read, ReadReply};
+pub use command::{Command, CommandError, CommandResult, Outcome, Read, ReadReply, ResultError};
 pub use envelope::{Envelope, METHOD_VERSION_MAX, METHOD_VERSION_MIN};
 pub use ids::{
     HostId, ImageId, InstanceId, MessageId, NetworkId, OperationId, PortId, SubnetId, VmmId,
 };
 pub use report::{ByteCount, Capacity, Observation, Telemetry};
 pub use spec::{DiskSpec, ImageSpec, PortSpec, VmmSpec};
-pub use states::{PowerState, TaskState, VmState, VmmRole, VmmState};
+pub use states::{PowerState, Stored, TaskState, VmState, VmmRole, VmmState};

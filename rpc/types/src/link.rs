@@ -37,7 +37,7 @@ pub struct JoinReply {
 
 /// Sent at start, at each change, and each `report_interval` seconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SyncRequest {
+pub struct SyncRequest<O = Observation> {
     /// Who.
     pub host_id: HostId,
     /// A label.
@@ -60,7 +60,50 @@ pub struct SyncRequest {
     /// What the host has.
     pub capacity: Capacity,
     /// What is not yet acknowledged; at the start, every VMM.
-    pub observations: Vec<Observation>,
+    pub observations: Vec<O>,
+}
+
+/// An observation as it arrives: one in a state that this build does not know must not hold up the
+/// others of its host. It is not acknowledged, so that it is told again, to a controller that
+/// knows more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Reported {
+    /// Understood.
+    Known(Observation),
+    /// Of a newer agent.
+    Newer(serde_json::Value),
+}
+
+impl SyncRequest<Reported> {
+    /// The request with what is understood of it, and what is not.
+    pub fn understood(self) -> (SyncRequest, Vec<serde_json::Value>) {
+        let mut newer = Vec::new();
+        let observations = self
+            .observations
+            .into_iter()
+            .filter_map(|reported| match reported {
+                Reported::Known(observation) => Some(observation),
+                Reported::Newer(value) => {
+                    newer.push(value);
+                    None
+                }
+            })
+            .collect();
+        let request = SyncRequest {
+            observations,
+            host_id: self.host_id,
+            hostname: self.hostname,
+            address: self.address,
+            version: self.version,
+            starting: self.starting,
+            epoch: self.epoch,
+            lineage: self.lineage,
+            lineage_counter: self.lineage_counter,
+            capacity: self.capacity,
+        };
+        (request, newer)
+    }
 }
 
 /// The controller's answer.

@@ -20,7 +20,65 @@ macro_rules! states {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
         }
+        impl State for $name {
+            fn as_str(self) -> &'static str { self.as_str() }
+            fn parse(text: &str) -> Option<Self> { Self::parse(text) }
+        }
     };
+}
+
+/// What all states here have in common.
+pub trait State: Copy {
+    /// The text used in the APIs and the database.
+    fn as_str(self) -> &'static str;
+    /// The value with this text, if this build knows it.
+    fn parse(text: &str) -> Option<Self>;
+}
+
+/// A state that another build may have written: one that this build knows, or a text that only
+/// newer ones do. Such a text is shown as it is, nothing is begun in it, and it is never
+/// overwritten by what a guest did by itself (PROTOCOL.md, "The controller").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored<T> {
+    /// Of this build.
+    Known(T),
+    /// Of a newer one.
+    Newer(String),
+}
+
+impl<T: State> Stored<T> {
+    /// Of the text.
+    pub fn of(text: &str) -> Self {
+        T::parse(text).map_or_else(|| Self::Newer(text.to_owned()), Self::Known)
+    }
+
+    /// The text used in the APIs and the database.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Known(state) => state.as_str(),
+            Self::Newer(text) => text,
+        }
+    }
+
+    /// The state, if this build knows it.
+    pub fn known(&self) -> Option<T> {
+        match self {
+            Self::Known(state) => Some(*state),
+            Self::Newer(_) => None,
+        }
+    }
+}
+
+impl<T: State + PartialEq> PartialEq<T> for Stored<T> {
+    fn eq(&self, other: &T) -> bool {
+        matches!(self, Self::Known(state) if state == other)
+    }
+}
+
+impl<T> From<T> for Stored<T> {
+    fn from(state: T) -> Self {
+        Self::Known(state)
+    }
 }
 
 states! {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use berth_agent::record::VmmRecord;
-use berth_rpc_types::link::{NetworkDocument, SyncReply};
+use berth_rpc_types::link::{NetworkDocument, Reported, SyncReply, SyncRequest};
 use berth_rpc_types::{Command, CommandResult, Envelope, Read, ReadReply, Telemetry};
 use libfuzzer_sys::fuzz_target;
 
@@ -24,6 +24,15 @@ fuzz_target!(|input: &[u8]| {
     reads_back::<ReadReply>(input);
     reads_back::<NetworkDocument>(input);
     let _ = serde_json::from_slice::<SyncReply>(input);
+    if let Ok(request) = serde_json::from_slice::<SyncRequest<Reported>>(input) {
+        let count = request.observations.len();
+        let (request, newer) = request.understood();
+        assert_eq!(request.observations.len() + newer.len(), count);
+    }
+    // What is no answer in newer words is parsed as any JSON is.
+    if let Ok(result) = CommandResult::parse(input) {
+        assert_eq!(serde_json::from_slice::<CommandResult>(input).ok(), Some(result));
+    }
     let Ok(envelope) = serde_json::from_slice::<Envelope>(input) else {
         return;
     };

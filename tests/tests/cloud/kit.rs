@@ -14,7 +14,7 @@ use berth_controller::identity::bootstrap::bootstrap;
 use berth_controller::reconcile::lineage;
 use berth_controller::store::{Store, StoreError};
 use berth_rpc::clock::{Clock, Rng, SeededRng, SystemClock};
-use berth_rpc::{Faults, InProcess, Transport};
+use berth_rpc::{Address, Faults, InProcess, Transport};
 use berth_rpc_types::link::{JoinReply, NetworkDocument, SyncReply, SyncRequest};
 use berth_rpc_types::{HostId, ImageSpec};
 use futures::future::BoxFuture;
@@ -265,6 +265,47 @@ impl Cloud {
             Box::pin(async move { tx.query_opt(&sql, &[]).await })
         });
         row.await.unwrap()?.opt_text("found").unwrap()
+    }
+
+    /// Changes the database, as another controller would.
+    pub async fn execute(&self, sql: &str) {
+        let changed = self.store.tx::<_, StoreError, _>(|tx| {
+            let sql = sql.to_owned();
+            Box::pin(async move { tx.execute(&sql, &[]).await })
+        });
+        assert_eq!(changed.await.unwrap(), 1, "{sql}");
+    }
+
+    /// Puts an answer on the results queue, as an agent would.
+    pub async fn answer(&self, message_id: &str, answer: &Value) {
+        let payload = serde_json::to_vec(answer).unwrap();
+        let transport = &self.agents[0].transport;
+        transport
+            .publish(Address::Results, message_id, payload.into())
+            .await
+            .unwrap();
+    }
+
+    /// A host's report of these observations, in whatever words.
+    pub async fn report(&self, n: usize, observations: Value) -> Value {
+        let agent = &self.agents[n];
+        let link = RestLink {
+            router: self.controllers[0].clone(),
+            host_id: agent.host_id,
+            secret: agent.secret.clone(),
+        };
+        let report = json!({"host_id": agent.host_id, "hostname": agent.options.hostname(),
+            "version": "newer", "starting": false, "epoch": 1, "news": {"of": "a newer agent"},
+            "capacity": self.machines[n].driver().capacity().await.unwrap(),
+            "observations": observations});
+        let body = Body::from(report.to_string());
+        link.call("POST", "/agent/v1/sync", body).await.unwrap()
+    }
+
+    /// A request of whatever outcome.
+    pub async fn ask(&self, method: &str, path: &str, body: &Value) -> (StatusCode, Value) {
+        let (status, _, answer) = self.send(method, path, body).await;
+        (status, answer)
     }
 
     /// Why the last operation on a server failed.

@@ -6,6 +6,7 @@
 
 mod forced_down;
 mod kit;
+mod newer;
 
 use berth_rpc::Faults;
 use berth_rpc::clock::{SystemClock, SystemRng};

@@ -26,6 +26,7 @@ pub const POINTS: &[&str] = &[
     "controller.dead_letter.folded",
     "controller.join.committed",
     "controller.outbox.unroutable",
+    "controller.result.passed_on",
 ];
 
 /// Each of them once.
@@ -41,6 +42,7 @@ pub fn all(rig: &mut Rig, table: &mut Table) {
     a_host_joins(rig, table);
     a_guest_was_given_away(rig, table);
     a_host_has_no_queue(rig, table);
+    an_answer_is_in_newer_words(rig, table);
 }
 
 /// Waits until the process that was ordered to die has done so, and runs again.
@@ -113,14 +115,14 @@ fn a_build_is_being_undone(rig: &mut Rig, table: &mut Table, point: &str) {
     rig.carry_out(Op::Delete, &mut server);
 }
 
-fn publish(rig: &Rig, host: &HostId, message_id: &MessageId, payload: Vec<u8>) {
+fn publish(rig: &Rig, address: Address, message_id: &MessageId, payload: Vec<u8>) {
     let url = rig.cloud.rabbit.url();
     rig.rest.runtime.block_on(async {
         let clock = Arc::new(SystemClock::default());
         let transport = berth_rpc::connect(&[url], "a stranger", clock, Arc::new(SystemRng));
         let transport = transport.unwrap();
         let id = message_id.to_string();
-        let sent = transport.publish(Address::Agent(*host), &id, payload.into());
+        let sent = transport.publish(address, &id, payload.into());
         sent.await.unwrap();
         transport.close().await;
     });
@@ -158,19 +160,19 @@ fn a_command_of_another_epoch_is_refused(rig: &mut Rig, table: &mut Table) {
     order(&file, point);
     publish(
         rig,
-        &host,
+        Address::Agent(host),
         &message_id,
         serde_json::to_vec(&envelope).unwrap(),
     );
     let begun = died(rig, &file, deaths, point);
     // It was not acknowledged, so it comes again, and is refused again.
-    wait_for_empty_queue(rig, host);
+    wait_for_empty_queue(rig, Address::Agent(host));
     finish(rig, table, point, "a stale command", "refused", begun);
 }
 
-/// Until the host's agent has acknowledged or rejected everything.
-fn wait_for_empty_queue(rig: &mut Rig, host: HostId) {
-    let queue = Address::Agent(host).to_string();
+/// Until everything there is acknowledged or rejected.
+fn wait_for_empty_queue(rig: &mut Rig, address: Address) {
+    let queue = address.to_string();
     let end = Instant::now() + PATIENCE;
     loop {
         let rows = rig
@@ -198,12 +200,12 @@ fn a_message_is_no_command(rig: &mut Rig, table: &mut Table) {
     order(&file, point);
     publish(
         rig,
-        &host,
+        Address::Agent(host),
         &MessageId::from_u128(0xdead),
         b"no command".to_vec(),
     );
     let begun = died(rig, &file, deaths, point);
-    wait_for_empty_queue(rig, host);
+    wait_for_empty_queue(rig, Address::Agent(host));
     finish(rig, table, point, "a malformed message", "consumed", begun);
 }
 
@@ -336,4 +338,41 @@ fn a_host_has_no_queue(rig: &mut Rig, table: &mut Table) {
     }
     rig.carry_out(Op::Delete, &mut server);
     finish(rig, table, point, "delete after it", "finished", begun);
+}
+
+/// An answer that only a newer controller knows goes round, twice after the death, until the
+/// operation that it is for is over.
+fn an_answer_is_in_newer_words(rig: &mut Rig, table: &mut Table) {
+    let point = "controller.result.passed_on";
+    let (file, deaths) = (rig.order_file(None), rig.deaths);
+    let mut server = rig.named("answered-in-newer-words", 1);
+    rig.carry_out(Op::Create, &mut server);
+    rig.cloud.agents[1].kill9().unwrap();
+    rig.away = Some(1);
+    rig.ask(Op::Stop, &mut server);
+    let command = format!(
+        "SELECT b.envelope FROM outbox b JOIN operations o ON o.id = b.operation_id \
+         WHERE o.instance_id = '{}' AND o.kind = 'stop' AND b.result IS NULL",
+        server.id
+    );
+    let end = Instant::now() + PATIENCE;
+    let command: Envelope = loop {
+        if let Ok(command) = serde_json::from_str(&rig.sql(&command)) {
+            break command;
+        }
+        assert!(Instant::now() < end, "{point}: the stop has no command");
+        sleep(Duration::from_millis(10));
+    };
+    let mut answer = serde_json::to_value(&command).unwrap();
+    answer["outcome"] = json!({"outcome": "handed_over", "generation": 2});
+    order(&file, point);
+    let payload = serde_json::to_vec(&answer).unwrap();
+    publish(rig, Address::Results, &command.message_id, payload);
+    let begun = died(rig, &file, deaths, point);
+    rig.away = None;
+    rig.tend();
+    assert_eq!(rig.settled(Op::Stop, &server), Ended::Reached, "{point}");
+    wait_for_empty_queue(rig, Address::Results);
+    rig.carry_out(Op::Delete, &mut server);
+    finish(rig, table, point, "stop", "finished", begun);
 }

@@ -8,7 +8,7 @@ use crate::api::time;
 use crate::compute::instances::Instance;
 use crate::params;
 use crate::store::{StoreError, Tx};
-use berth_rpc_types::{HostId, InstanceId, TaskState, VmState};
+use berth_rpc_types::{HostId, InstanceId, Stored, VmState};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha224};
 use std::collections::HashMap;
@@ -92,7 +92,7 @@ pub const FIELDS: &[F] = &[
     }),
     F::always("security_groups", |s, _| security_groups(s)),
     F::always("OS-EXT-STS:task_state", |s, _| {
-        Some(json!(s.instance.task_state.map(TaskState::as_str)))
+        Some(json!(s.instance.task_state.as_ref().map(Stored::as_str)))
     }),
     F::always("OS-EXT-STS:vm_state", |s, _| {
         Some(json!(s.instance.vm_state.as_str()))
@@ -243,7 +243,10 @@ fn progress(instance: &Instance) -> Option<u8> {
 
 /// Shown in ERROR and DELETED. Administrators see the details too.
 fn fault(instance: &Instance, details: bool) -> Option<Value> {
-    if !matches!(instance.vm_state, VmState::Error | VmState::Deleted) {
+    if !matches!(
+        instance.vm_state,
+        Stored::Known(VmState::Error | VmState::Deleted)
+    ) {
         return None;
     }
     let fault = instance.fault.as_ref()?;

@@ -404,13 +404,14 @@ pub async fn act(
         check_lock(&call, &instance)?;
         let action = kind.action(&params);
         // The same thing is already being done: accepted, and nothing to add.
-        if kind == Kind::Delete && instance.task_state == Some(TaskState::Deleting) {
+        let task = instance.task_state.as_ref();
+        if kind == Kind::Delete && task.is_some_and(|task| *task == TaskState::Deleting) {
             return Ok(());
         }
         states::check(
             action,
-            instance.vm_state,
-            instance.task_state,
+            &instance.vm_state,
+            task,
             instance.launched_at.is_some(),
         )
         .map_err(|refusal| conflict(refusal.message(&verb, &instance.id)))?;
