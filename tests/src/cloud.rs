@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::host::EmulatedHost;
@@ -17,6 +18,7 @@ use crate::logs::brief;
 use crate::net::TestNet;
 use crate::openstack::OpenStack;
 use crate::postgres::PrivatePostgres;
+use crate::previous::Programs;
 use crate::process::{self, Child};
 use crate::rabbit::PrivateRabbit;
 use crate::{binaries, ports};
@@ -67,6 +69,21 @@ impl Cloud {
     /// # Errors
     /// The first thing that does not start, with the end of its log.
     pub fn start(net: &TestNet, plan: Plan) -> Result<Self> {
+        let today = Programs {
+            controller: binaries::build("berth-controller", "berth-controller")?,
+            agent: binaries::build("berth-agent", "berth-agent")?,
+        };
+        Self::start_with(net, plan, &[today])
+    }
+
+    /// Starts everything, where the controller and the simulated host of a number run the programs
+    /// of that number; those without a number of their own run the first ones.
+    ///
+    /// # Errors
+    /// As [`Cloud::start`].
+    pub fn start_with(net: &TestNet, plan: Plan, programs: &[Programs]) -> Result<Self> {
+        let of = |number: usize| programs.get(number).or(programs.first());
+        let of = |number: usize| of(number).context("a cloud has programs");
         // Emulated machines take seconds: they boot while the services start.
         let builders = (0..plan.emulated_hosts)
             .map(|number| emulated(net, number))
@@ -84,10 +101,10 @@ impl Cloud {
             dir,
         };
         for number in 0..plan.controllers {
-            cloud.add_controller(net, number)?;
+            cloud.add_controller(net, number, &of(number)?.controller)?;
         }
         for number in 0..plan.simulated_hosts {
-            cloud.add_simulated_host(number)?;
+            cloud.add_simulated_host(number, &of(number)?.agent)?;
         }
         cloud.hosts = EmulatedHost::start_all(builders)?;
         for number in 0..cloud.hosts.len() {
@@ -120,7 +137,16 @@ impl Cloud {
     /// # Errors
     /// If the client cannot be installed.
     pub fn openstack(&self) -> Result<OpenStack> {
-        OpenStack::admin(&self.base_urls[0], Some(&self.ca()), ADMIN_PASSWORD)
+        self.openstack_at(0)
+    }
+
+    /// The `openstack` command for the controller of a number, as its administrator.
+    ///
+    /// # Errors
+    /// If the client cannot be installed.
+    pub fn openstack_at(&self, number: usize) -> Result<OpenStack> {
+        let ca = self.ca();
+        OpenStack::admin(self.base_url(number), Some(&ca), ADMIN_PASSWORD)
     }
 
     /// The password of the user `admin`.
@@ -184,7 +210,7 @@ impl Cloud {
         host.start_daemon("agent", &argv)
     }
 
-    fn add_controller(&mut self, net: &TestNet, number: usize) -> Result<()> {
+    fn add_controller(&mut self, net: &TestNet, number: usize, program: &Path) -> Result<()> {
         let dir = self.dir.path();
         let state = dir.join(format!("controller-{number}"));
         fs::create_dir_all(&state)?;
@@ -219,8 +245,8 @@ impl Cloud {
         );
         let file = dir.join(format!("controller-{number}.toml"));
         fs::write(&file, config)?;
-        let program = binaries::build("berth-controller", "berth-controller")?;
-        let mut service = Service::new(&format!("controller-{number}"), program, file, dir);
+        let name = format!("controller-{number}");
+        let mut service = Service::new(&name, program.to_owned(), file, dir);
         service.start(&[])?;
         let made = state.join("ca.pem");
         let answers = || {
@@ -243,7 +269,7 @@ impl Cloud {
         Ok(())
     }
 
-    fn add_simulated_host(&mut self, number: usize) -> Result<()> {
+    fn add_simulated_host(&mut self, number: usize, program: &Path) -> Result<()> {
         let dir = self.dir.path();
         let name = format!("simulated-{number}");
         let url = &self.base_urls[number % self.base_urls.len()];
@@ -258,8 +284,7 @@ impl Cloud {
         );
         let file = dir.join(format!("{name}.toml"));
         fs::write(&file, config)?;
-        let program = binaries::build("berth-agent", "berth-agent")?;
-        let mut service = Service::new(&name, program, file, dir);
+        let mut service = Service::new(&name, program.to_owned(), file, dir);
         service.start(&[("BERTH_AGENT_LOG_FORMAT", "json")])?;
         self.agents.push(service);
         Ok(())
@@ -388,6 +413,15 @@ impl Service {
     /// If it does not run.
     pub fn kill9(&mut self) -> Result<()> {
         self.child.take().context("it was never started")?.kill9()
+    }
+
+    /// Stops it where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("it was never started")?;
+        child.signal(signal)
     }
 
     /// The end of its log, shortened.

@@ -8,14 +8,17 @@
 //! - [`probe`]: a tiny guest in a VMM of its own, on this machine's `/dev/kvm` of any kind.
 //! - [`net`]: several hosts, and the test, on one network in a namespace of its own.
 //! - [`rabbit`], [`postgres`]: Debian's RabbitMQ and PostgreSQL, private, with `kill -9`.
-//! - [`cloud`]: a whole Berth cloud of these; [`openstack`]: the real `openstack` command for it;
+//! - [`cloud`]: a whole Berth cloud of these; [`openstack`]: the real `openstack` command for it,
+//!   [`rest`]: its APIs by curl;
 //!   [`debian`]: what a Debian guest in it needs, and how one sees that it lives.
+//! - [`previous`]: the programs of an earlier commit, to run beside today's.
 //! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports; [`scratch`]: folders; [`logs`]: logs, short;
 //!   [`binaries`]: the programs under test; [`skip!`]: tests that cannot run here.
 
 pub mod binaries;
 pub mod logs;
 pub mod ports;
+pub mod previous;
 pub mod process;
 pub mod scratch;
 pub mod skip;
@@ -26,6 +29,7 @@ pub mod rabbit;
 pub mod cloud;
 pub mod debian;
 pub mod openstack;
+pub mod rest;
 
 pub mod channel;
 pub mod client;

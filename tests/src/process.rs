@@ -267,8 +267,16 @@ pub fn check(command: Command, patience: Duration) -> Result<String> {
 /// As [`check`].
 pub fn check_outside(command: Command, patience: Duration) -> Result<String> {
     let shown = format!("{command:?}");
+    succeeded(&shown, &run_outside(command, patience)?)
+}
+
+/// Runs `command` as [`run`] does, but outside every test's network.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_outside(command: Command, patience: Duration) -> Result<Output> {
     let spawn = |command| spawn_in(command, None);
-    succeeded(&shown, &run_by(spawn, command, patience)?)
+    run_by(spawn, command, patience)
 }
 
 fn succeeded(shown: &str, output: &Output) -> Result<String> {

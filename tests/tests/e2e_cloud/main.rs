@@ -8,7 +8,6 @@
 
 mod death;
 mod life;
-mod rest;
 mod rig;
 mod sweep;
 mod traces;

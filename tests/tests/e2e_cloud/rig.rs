@@ -13,7 +13,7 @@ use berth_tests::process::wait_until;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::rest::{Answer, Rest};
+use berth_tests::rest::{Answer, Rest};
 
 /// What no operation without a guest's boot in it exceeds, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(120);

@@ -1,13 +1,13 @@
-//! The compute and image APIs by curl: the `openstack` command takes a second for each look. Both
-//! controllers are asked, in turn.
+//! The OpenStack APIs by curl, for tests that ask often: the `openstack` command takes a second for
+//! each look. The controllers of a session are asked in turn.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::process::check;
 use anyhow::{Context, Result, bail};
-use berth_tests::process::check;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,8 +15,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// An answer, whatever its status.
 #[derive(Debug)]
 pub struct Answer {
+    /// HTTP's.
     pub status: u16,
+    /// `req-<uuid>`
     pub request_id: String,
+    /// JSON, or null.
     pub body: Value,
 }
 
@@ -29,6 +32,10 @@ pub struct Rest {
 }
 
 impl Rest {
+    /// Logs in as `admin` at the first of these controllers.
+    ///
+    /// # Errors
+    /// If that gives no token.
     pub fn log_in(bases: Vec<String>, ca: &Path, password: &str) -> Result<Self> {
         let body = json!({"auth": {
             "identity": {"methods": ["password"], "password": {"user": {
@@ -51,6 +58,9 @@ impl Rest {
     }
 
     /// Asks once.
+    ///
+    /// # Errors
+    /// If nobody answers.
     pub fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Answer> {
         let mut curl = self.call(method, path);
         if !body.is_null() {
@@ -60,6 +70,9 @@ impl Rest {
     }
 
     /// Asks, and takes only a success for an answer.
+    ///
+    /// # Errors
+    /// Any other answer, and none.
     pub fn done(&self, method: &str, path: &str, body: &Value) -> Result<Answer> {
         let answer = self.ask(method, path, body)?;
         if !(200..300).contains(&answer.status) {
@@ -69,6 +82,9 @@ impl Rest {
     }
 
     /// Makes an image of a file; gives its id.
+    ///
+    /// # Errors
+    /// As [`Rest::done`].
     pub fn image(&self, about: &Value, file: &Path) -> Result<String> {
         let made = self.done("POST", "/image/v2/images", about)?;
         let id = made.body["id"].as_str().context("an image has an id")?;
