@@ -1,7 +1,7 @@
 # make demo   the whole system, shown from bare        make test   every test, with a closing line
 # make build  the programs, optimised                   make lint   format and clippy, as CI has them
 # make soak   what needs many repetitions (hours)       make deps   Debian packages that are missing
-# make fuzz   each fuzz target for a minute             make bare   README's commands in a fresh root (an hour)
+# make fuzz   each fuzz target for a minute             make bare   README's commands in a fresh root (half an hour)
 .PHONY: all deps build test demo soak lint fuzz bare
 
 all: build
