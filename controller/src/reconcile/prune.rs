@@ -57,9 +57,9 @@ mod tests {
                 for state in ["running", "done", "failed"] {
                     tx.execute(
                         "INSERT INTO operations (id, kind, version, project_id, user_id, \
-                         request_id, step, attempt, state, params, created_at, updated_at) \
-                         VALUES ($1, 'create', 1, 'p', 'u', 'r', 's', 1, $1, '{}', 1, 1)",
-                        params![state],
+                         request_id, step, attempt, state, params, created_at, updated_at, \
+                         finished_at) VALUES ($1, 'create', 1, 'p', 'u', 'r', 's', 1, $1, '{}', 1, 1, $2)",
+                        params![state, (state != "running").then_some(1_i64)],
                     )
                     .await?;
                     tx.execute(
