@@ -69,11 +69,7 @@ impl Cloud {
     /// # Errors
     /// The first thing that does not start, with the end of its log.
     pub fn start(net: &TestNet, plan: Plan) -> Result<Self> {
-        let today = Programs {
-            controller: binaries::build("berth-controller", "berth-controller")?,
-            agent: binaries::build("berth-agent", "berth-agent")?,
-        };
-        Self::start_with(net, plan, &[today])
+        Self::start_with(net, plan, &[Programs::todays()?])
     }
 
     /// Starts everything, where the controller and the simulated host of a number run the programs

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::binaries::workspace;
+use crate::binaries::{self, workspace};
 use crate::process;
 
 /// The first release, whose agents stay while its controllers are stopped.
@@ -29,6 +29,19 @@ pub struct Programs {
     pub controller: PathBuf,
     /// `berth-agent`
     pub agent: PathBuf,
+}
+
+impl Programs {
+    /// Today's, built like the tests.
+    ///
+    /// # Errors
+    /// If they do not build.
+    pub fn todays() -> Result<Self> {
+        Ok(Self {
+            controller: binaries::build("berth-controller", "berth-controller")?,
+            agent: binaries::build("berth-agent", "berth-agent")?,
+        })
+    }
 }
 
 /// The commit in `tests/previous`.

@@ -6,7 +6,6 @@
 mod kit;
 mod upgrade;
 
-use berth_tests::binaries;
 use berth_tests::cloud::{Cloud, Plan};
 use berth_tests::net::TestNet;
 use berth_tests::previous::{Programs, pinned, programs};
@@ -22,13 +21,6 @@ const PLAN: Plan = Plan {
     emulated_hosts: 0,
     simulated_hosts: 2,
 };
-
-fn todays() -> Programs {
-    Programs {
-        controller: binaries::build("berth-controller", "berth-controller").unwrap(),
-        agent: binaries::build("berth-agent", "berth-agent").unwrap(),
-    }
-}
 
 /// What is done to a server, in order, and the status after it; `None`: it is gone.
 fn life() -> [(Value, Option<&'static str>); 7] {
@@ -54,7 +46,7 @@ fn the_previous_version_and_todays_run_side_by_side_through_every_operation() {
     };
     let net = TestNet::new().unwrap();
     // The newer controller brings the database up to date, and the older one runs on it.
-    let cloud = Cloud::start_with(&net, PLAN, &[todays(), previous]).unwrap();
+    let cloud = Cloud::start_with(&net, PLAN, &[Programs::todays().unwrap(), previous]).unwrap();
     let users = Users::furnish(&cloud).unwrap();
 
     // Asked of each controller in turn, for a guest on each agent's host: whichever drives the

@@ -6,7 +6,7 @@ use std::time::Duration;
 use berth_tests::cloud::{Cloud, Plan};
 use berth_tests::net::TestNet;
 use berth_tests::postgres::PrivatePostgres;
-use berth_tests::previous::{FIRST, programs};
+use berth_tests::previous::{FIRST, Programs, programs};
 use berth_tests::process::wait_until;
 use berth_tests::skip;
 use berth_tests::skip::missing_for_hosts;
@@ -14,7 +14,6 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::kit::Users;
-use crate::todays;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// When the driver looks at what the test holds back.
@@ -199,7 +198,7 @@ fn a_database_of_the_first_release_is_upgraded_with_each_kind_at_each_step() {
         "no answers wait:\n{}",
         cloud.explain()
     );
-    cloud.controllers[0].program = todays().controller;
+    cloud.controllers[0].program = Programs::todays().unwrap().controller;
     cloud.controllers[0].start(&[]).unwrap();
     for open in &open {
         users.until(&cloud, &open.ids[0], open.status);
