@@ -8,6 +8,7 @@
 use crate::api::AppState;
 use crate::params;
 use crate::store::{StoreError, Tx};
+use crate::workflow::state::State;
 use crate::workflow::{self, Advanced, Event, Opened, Operation};
 use crate::{config::ControlSettings, outbox, workflow::Env};
 use berth_rpc::{Address, ConsumeOptions, Consumer, Delivery, RpcError, kill_point};
@@ -153,10 +154,10 @@ async fn newer(
 ) {
     let awaited = app.store.tx::<_, StoreError, _>(|tx| {
         Box::pin(async move {
-            let Some((operation_id, _)) = asked(tx, message_id).await? else {
+            let Some(asked) = asked(tx, message_id).await? else {
                 return Ok(false);
             };
-            let open = Operation::open(tx, operation_id).await?;
+            let open = Operation::open(tx, asked.operation_id).await?;
             Ok(!matches!(open, Opened::Closed))
         })
     });
@@ -217,54 +218,54 @@ pub async fn fold(
         return Ok(Advanced::Waits);
     }
     let outcome = serde_json::to_string(&result.outcome).unwrap_or_default();
-    let Some((operation_id, vmm_id)) = asked(tx, result.message_id).await? else {
+    let Some(asked) = asked(tx, result.message_id).await? else {
         tracing::warn!("an answer to a command that nobody remembers; folded away");
         return Ok(Advanced::Nothing);
     };
-    if let Opened::Newer(_) = Operation::open(tx, operation_id).await? {
-        return Ok(Advanced::Newer);
-    }
+    let waits = match Operation::open(tx, asked.operation_id).await? {
+        Opened::Newer(_) => return Ok(Advanced::Newer),
+        Opened::Ours(operation) => {
+            let State { step, attempt, .. } = operation.state;
+            (step.as_str(), i64::from(attempt)) == (asked.step.as_str(), asked.attempt)
+        }
+        Opened::Closed => false,
+    };
     if !outbox::settle(tx, result.message_id, &outcome).await? {
         return Ok(Advanced::Nothing);
     }
-    observe(tx, vmm_id, &result.outcome).await?;
-    if !is_current(tx, operation_id, result).await? {
+    observe(tx, asked.vmm_id, &result.outcome).await?;
+    if !waits {
         return Ok(Advanced::Nothing);
     }
     let event = Event::Answer(result.outcome.clone());
-    workflow::fold(tx, env, control, operation_id, event).await
+    workflow::fold(tx, env, control, asked.operation_id, event).await
+}
+
+/// What a message was about.
+struct Asked {
+    operation_id: OperationId,
+    vmm_id: VmmId,
+    step: String,
+    attempt: i64,
 }
 
 /// What the message was about, as the outbox knows it: the answer's own words are not trusted.
-async fn asked(
-    tx: &mut Tx,
-    message_id: MessageId,
-) -> Result<Option<(OperationId, VmmId)>, StoreError> {
+async fn asked(tx: &mut Tx, message_id: MessageId) -> Result<Option<Asked>, StoreError> {
     let row = tx
         .query_opt(
-            "SELECT operation_id, vmm_id FROM outbox WHERE message_id = $1",
+            "SELECT operation_id, vmm_id, step, attempt FROM outbox WHERE message_id = $1",
             params![message_id],
         )
         .await?;
-    row.map(|row| Ok((row.parse("operation_id")?, row.parse("vmm_id")?)))
-        .transpose()
-}
-
-/// Whether the operation still waits for this answer, by step and attempt.
-async fn is_current(
-    tx: &mut Tx,
-    operation_id: OperationId,
-    result: &CommandResult,
-) -> Result<bool, StoreError> {
-    let row = tx
-        .query_opt(
-            "SELECT b.message_id FROM outbox b JOIN operations o ON o.id = b.operation_id \
-             WHERE b.message_id = $1 AND o.id = $2 AND o.step = b.step AND o.attempt = b.attempt \
-             AND o.state = 'running'",
-            params![result.message_id, operation_id],
-        )
-        .await?;
-    Ok(row.is_some())
+    row.map(|row| {
+        Ok(Asked {
+            operation_id: row.parse("operation_id")?,
+            vmm_id: row.parse("vmm_id")?,
+            step: row.text("step")?,
+            attempt: row.int("attempt")?,
+        })
+    })
+    .transpose()
 }
 
 /// The state that the answer tells, if it is newer than what is known (rule 10).
@@ -347,7 +348,7 @@ async fn dead_letter(app: &AppState, delivery: Delivery) {
         .tx(|tx| {
             let (env, control, why) = (env.clone(), control.clone(), why.clone());
             Box::pin(async move {
-                let Some((operation_id, _)) = asked(tx, message_id).await? else {
+                let Some(Asked { operation_id, .. }) = asked(tx, message_id).await? else {
                     return Ok(None);
                 };
                 let (event, settled) = (Event::DeadLetter(why), "\"dead letter\"");
