@@ -28,7 +28,7 @@ pub struct HostRecord {
 }
 
 /// What became of an accepted command.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Not begun.
@@ -47,7 +47,7 @@ pub enum Phase {
 }
 
 /// Why a command failed, kept while it is undone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Failure {
     /// For the user.
     pub message: String,
@@ -58,7 +58,7 @@ pub struct Failure {
 }
 
 /// One accepted command.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// As it came.
     pub envelope: Envelope,
@@ -109,7 +109,7 @@ pub enum Verdict {
 }
 
 /// All that is remembered of one VMM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VmmRecord {
     /// Whose record this is.
     pub vmm_id: VmmId,
@@ -174,7 +174,7 @@ impl VmmRecord {
         {
             return Verdict::Superseded(self.sequence);
         }
-        if self.tombstone && *command != Command::Delete {
+        if self.is_deleted() && *command != Command::Delete {
             return Verdict::Tombstoned;
         }
         if self.state == VmmState::Quarantined && *command != Command::Delete {
@@ -202,6 +202,12 @@ impl VmmRecord {
             attempts: 0,
         });
         Verdict::Accepted
+    }
+
+    /// Whether it is gone for good, or will be: a delete that was accepted is not taken back, and
+    /// what came after it would be carried out on what is gone.
+    pub fn is_deleted(&self) -> bool {
+        self.tombstone || self.entries.iter().any(|e| e.is_open() && e.is_delete())
     }
 
     /// The entry to work on now: the oldest open one.

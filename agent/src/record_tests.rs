@@ -116,6 +116,23 @@ fn a_delete_pre_empts_what_is_lower_and_leaves_a_tombstone() {
 }
 
 #[test]
+fn after_a_delete_was_accepted_nothing_else_is() {
+    let mut record = VmmRecord::new(VmmId::from_u128(1));
+    assert!(!record.is_deleted());
+    let delete = envelope(1, 1, 1, &Command::Delete);
+    record.accept(&delete, &Command::Delete);
+    // It is still at it: there is no tombstone yet.
+    assert!(record.is_deleted() && !record.tombstone);
+    let later = envelope(2, 2, 1, &Command::Unpause);
+    assert_eq!(
+        record.accept(&later, &Command::Unpause),
+        Verdict::Tombstoned
+    );
+    let again = envelope(3, 3, 1, &Command::Delete);
+    assert_eq!(record.accept(&again, &Command::Delete), Verdict::Accepted);
+}
+
+#[test]
 fn only_a_delete_touches_what_is_quarantined() {
     let mut record = VmmRecord::new(VmmId::from_u128(1));
     record.see(VmmState::Quarantined, None);

@@ -3,7 +3,7 @@
 
 mod kit;
 
-use berth_agent::{DriverError, Exit};
+use berth_agent::{DriverError, Exit, simulated::Process};
 use berth_rpc::{Address, ConsumeOptions, Faults};
 use berth_rpc_types::{Command, Outcome, Telemetry, VmmState};
 use kit::{Rig, build, start, vmm};
@@ -143,6 +143,28 @@ async fn nothing_is_built_after_its_tombstone() {
         "{later:?}"
     );
     assert!(rig.machine.guests().is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_built_while_it_is_being_deleted_and_nothing_is_freed() {
+    let mut rig = Rig::new().await;
+    rig.order(vmm(1), 1, &build()).await;
+    rig.machine.hold("remove_all");
+    let delete = rig.envelope(vmm(1), 2, &Command::Delete);
+    rig.send(&delete).await;
+    let is_ended = || {
+        let guest = rig.machine.guest(vmm(1));
+        guest.filter(|guest| guest.process == Process::None)
+    };
+    rig.until(is_ended).await;
+    let later = rig.order(vmm(1), 3, &build()).await;
+    // The guest is still there: the answer says so, and its claim is kept.
+    assert!(
+        matches!(later, Outcome::Failed { undone: false, .. }),
+        "{later:?}"
+    );
+    rig.machine.release("remove_all");
+    assert_eq!(state(&rig.answer().await.outcome), VmmState::Deleted);
 }
 
 #[tokio::test]

@@ -213,19 +213,20 @@ impl Engine {
             let current = self.journal.host().epoch;
             return Ok(Err(Outcome::StaleEpoch { current }));
         }
-        let refused = |message: String, detail: &str| {
+        let left = |undone: bool, message: String, detail: &str| {
             let (state, observation) = known
                 .as_ref()
                 .map_or((VmmState::Deleted, 0), |r| (r.state, r.observation));
             Outcome::Failed {
                 message,
                 detail: detail.to_owned(),
-                undone: true,
+                undone,
                 retry_elsewhere: false,
                 state,
                 observation,
             }
         };
+        let refused = |message: String, detail: &str| left(true, message, detail);
         let command = match Command::parse(envelope) {
             Ok(command) => command,
             Err(CommandError::Unsupported { min, max, .. }) => {
@@ -261,11 +262,15 @@ impl Engine {
                 ),
                 "the record's bound (ENTRIES_KEPT)",
             )),
-            Verdict::Tombstoned => Err(refused(
+            // A delete that is still at it has not freed what the guest holds.
+            Verdict::Tombstoned => Err(left(
+                known.as_ref().is_some_and(|record| record.tombstone),
                 format!("guest {vmm_id} was deleted; it is never made again"),
                 "tombstone",
             )),
-            Verdict::Quarantined => Err(refused(
+            // It runs: nothing of it was undone (rule 1).
+            Verdict::Quarantined => Err(left(
+                false,
                 format!(
                     "guest {vmm_id} was found on this host but never accepted by its agent; only deleting it is possible"
                 ),

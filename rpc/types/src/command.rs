@@ -5,7 +5,7 @@ use crate::{Envelope, HostId, MessageId, OperationId, VmmId, VmmSpec, VmmState};
 use serde::{Deserialize, Serialize};
 
 /// An order about one VMM. Each is safe to carry out twice.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Command {
     /// `vmm.build`: make the guest and run it.
     Build(Box<VmmSpec>),
@@ -136,7 +136,7 @@ pub enum CommandError {
 
 /// What became of a command. Travels on the durable results queue; folded in by the
 /// controller in one transaction with what it changes, and acknowledged after (rule 11).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CommandResult {
     /// The command's message id: results repeat, and fold away by it.
     pub message_id: MessageId,
@@ -213,7 +213,7 @@ impl CommandResult {
 }
 
 /// How a command ended, or that it has not.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
     /// A sign of life, with what is being done. Droppable.

@@ -12,7 +12,7 @@ pub const METHOD_VERSION_MIN: u32 = 1;
 pub const METHOD_VERSION_MAX: u32 = 1;
 
 /// A command's outside. Unknown fields are kept out, not refused: a newer controller may add some.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Envelope {
     /// The same for every sending of the same step and attempt.
     pub message_id: MessageId,

@@ -27,5 +27,5 @@ pub use ids::{
     HostId, ImageId, InstanceId, MessageId, NetworkId, OperationId, PortId, SubnetId, VmmId,
 };
 pub use report::{ByteCount, Capacity, Observation, Telemetry};
-pub use spec::{DiskSpec, ImageSpec, PortSpec, VmmSpec};
+pub use spec::{BootSpec, ConfigDriveSpec, DiskSpec, ImageSpec, PortSpec, VmmSpec};
 pub use states::{PowerState, Stored, TaskState, VmState, VmmRole, VmmState};

@@ -4,7 +4,7 @@ use crate::{ImageId, InstanceId, NetworkId, PortId};
 use serde::{Deserialize, Serialize};
 
 /// Everything an agent needs to make a guest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VmmSpec {
     /// Whose VMM this is.
     pub instance_id: InstanceId,
@@ -27,7 +27,7 @@ pub struct VmmSpec {
 }
 
 /// Direct kernel boot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BootSpec {
     /// bzImage or ELF.
     pub kernel: ImageSpec,
@@ -39,7 +39,7 @@ pub struct BootSpec {
 }
 
 /// An image's bytes, and how to know that they are the right ones.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageSpec {
     /// The image.
     pub id: ImageId,
@@ -61,7 +61,7 @@ impl ImageSpec {
 }
 
 /// One disk.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DiskSpec {
     /// The disk's id in the database; its file's name on the host.
     pub id: uuid::Uuid,
@@ -76,7 +76,7 @@ pub struct DiskSpec {
 }
 
 /// One NIC.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PortSpec {
     /// The port.
     pub id: PortId,
@@ -91,7 +91,7 @@ pub struct PortSpec {
 }
 
 /// One address of a port.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AddressSpec {
     /// The address.
     pub address: std::net::IpAddr,
@@ -108,7 +108,7 @@ pub struct AddressSpec {
 }
 
 /// OpenStack's config drive, as data.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConfigDriveSpec {
     /// Key name and OpenSSH public key.
     #[serde(default)]
