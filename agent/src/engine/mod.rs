@@ -234,12 +234,7 @@ impl Engine {
             }
             Err(error) => return Ok(Err(refused(error.to_string(), "the body was not parsed"))),
         };
-        if known.is_none()
-            && !matches!(
-                command,
-                Command::Build(_) | Command::Start(_) | Command::Delete
-            )
-        {
+        if known.is_none() && command.needs_vmm() {
             let message = format!(
                 "this host has no guest {vmm_id}; {} needs one",
                 envelope.method

@@ -59,6 +59,11 @@ impl Command {
         value.unwrap_or_default()
     }
 
+    /// Whether it is about a VMM that has to be there: the others make it, or make sure of its end.
+    pub fn needs_vmm(&self) -> bool {
+        !matches!(self, Self::Build(_) | Self::Start(_) | Self::Delete)
+    }
+
     /// Parses the body of an envelope.
     ///
     /// # Errors

@@ -50,18 +50,15 @@ impl World {
         {
             return Some(Reply::BelowWatermark);
         }
-        let needs_one = !matches!(
-            message.order,
-            Order::Build | Order::Incoming | Order::Start | Order::Delete
-        );
-        if known.is_none() && needs_one {
+        let command = message.command();
+        if known.is_none() && command.needs_vmm() {
             return Some(Reply::Failed { undone: true });
         }
         let record = host.record(message.vmm);
         if rules.lack(Weakness::SequenceNotKept) {
             record.sequence = 0;
         }
-        match record.accept(&message.envelope(), &message.command()) {
+        match record.accept(&message.envelope(), &command) {
             Verdict::Accepted => {
                 host.journal.newest = host.journal.newest.max(Some(message.name));
                 host.journal
@@ -161,11 +158,7 @@ impl World {
             Order::Settle => self.settle(host, vmm),
             Order::Resume { unless_taken } => self.resume(host, message, unless_taken),
             Order::Delete => {
-                let has_the_right = matches!(
-                    process,
-                    Some(Process::Taken | Process::Running | Process::Paused)
-                );
-                if has_the_right && !self.is_unwanted {
+                if process.is_some_and(Process::has_the_right) && !self.is_unwanted {
                     self.violation = Some(Violation::EndedUnwanted);
                 }
                 self.remove(host, vmm);
@@ -223,7 +216,8 @@ impl World {
             return refused;
         };
         let reply = match (vmm.process, vmm.note) {
-            (_, Note::Took) | (Process::Taken | Process::Running | Process::Paused, _) => taken,
+            (_, Note::Took) => taken,
+            (process, _) if process.has_the_right() => taken,
             (Process::Incoming, _) if forgets => refused,
             _ => {
                 vmm.note = Note::Refused;
@@ -356,10 +350,7 @@ impl World {
     fn end_unasked(&mut self, host: HostNo, no: VmmNo) {
         self.storage.release(no);
         if let Some(vmm) = self.hosts[host].vmms.get_mut(&no) {
-            if matches!(
-                vmm.process,
-                Process::Taken | Process::Running | Process::Paused
-            ) {
+            if vmm.process.has_the_right() {
                 self.violation = Some(Violation::EndedUnasked);
             }
             vmm.process = Process::Dead;
@@ -437,26 +428,21 @@ impl World {
     /// What was accepted in an older epoch, and not carried out, gives nobody a right any more: the
     /// controller may have given it to another one since. It is ordered anew.
     fn end_old_orders(&mut self, host: HostNo) {
-        let journal = &self.hosts[host].journal;
-        let is_over = |m: &&Message| m.epoch < journal.epoch && m.order.gives_a_right();
-        let over: Vec<Message> = journal.open.iter().filter(is_over).copied().collect();
+        let epoch = self.hosts[host].journal.epoch;
+        self.end_open(host, |m| m.epoch < epoch && m.order.gives_a_right());
+    }
+
+    /// Answers open entries with "stale epoch".
+    fn end_open(&mut self, host: HostNo, which: impl Fn(&Message) -> bool) {
+        let open = &self.hosts[host].journal.open;
+        let over: Vec<Message> = open.iter().filter(|m| which(m)).copied().collect();
         for message in over {
             self.conclude(message, Reply::StaleEpoch);
         }
     }
 
     fn bury(&mut self, host: HostNo, vmm: VmmNo) {
-        let here = &mut self.hosts[host];
-        let open: Vec<Message> = here
-            .journal
-            .open
-            .iter()
-            .filter(|m| m.vmm == vmm)
-            .copied()
-            .collect();
-        for message in open {
-            self.conclude(message, Reply::StaleEpoch);
-        }
+        self.end_open(host, |m| m.vmm == vmm);
         let number = self.database.hosts[host].number;
         let here = &mut self.hosts[host];
         here.journal.numbers.insert(vmm, number);

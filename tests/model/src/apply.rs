@@ -49,7 +49,7 @@ impl World {
                 self.bounds.starts -= 1;
                 match self.database.is_live(self.database.active) {
                     true => self.database.start(rules),
-                    false => self.database.recover(rules),
+                    false => self.database.build(rules),
                 }
             }
             Action::Send => self.queue.extend(self.waited_for()),
@@ -168,7 +168,7 @@ impl World {
                     vmm.memory = ran;
                     self.go_on(host, no, right);
                     if self.rules.lack(Weakness::TargetNeedsNoLease) {
-                        self.run_without_lease(host, no);
+                        self.run(host, no);
                     }
                 }
             }
@@ -234,7 +234,8 @@ impl World {
         }
     }
 
-    fn run_without_lease(&mut self, host: HostNo, no: VmmNo) {
+    /// It runs, whatever it waited for.
+    fn run(&mut self, host: HostNo, no: VmmNo) {
         if let Some(vmm) = self.hosts[host].vmms.get_mut(&no) {
             vmm.process = Process::Running;
             let right = vmm.right;
@@ -270,7 +271,7 @@ impl World {
         }
         if waits && now + 1 < ends {
             self.go_on(host, grant.vmm, right);
-            self.run_without_lease(host, grant.vmm);
+            self.run(host, grant.vmm);
         }
     }
 
@@ -354,44 +355,9 @@ impl World {
         }
         let rules = self.rules;
         self.database.lineage += 1;
-        let mut ended = Vec::new();
-        for host in 0..2 {
-            let journal = &self.hosts[host].journal;
-            let row = &mut self.database.hosts[host];
-            row.epoch = row.epoch.max(journal.epoch) + 1;
-            if !rules.lack(Weakness::AcceptRaisesNothing) {
-                let newest = journal.newest.map_or(0, |newest| newest.number);
-                row.number = row.number.max(newest).max(journal.watermark);
-                let rights = self.hosts[host].vmms.values().map(|vmm| vmm.right.number);
-                self.database.right = rights.fold(self.database.right, u8::max);
-            }
-            for (no, record) in &journal.records {
-                let is_stray = !self.database.rows.contains_key(no);
-                let row = self.database.rows.entry(*no).or_insert(Row {
-                    host,
-                    sequence: 0,
-                    rights: 0,
-                    claim: !rules.lack(Weakness::StraysNotHeld),
-                    open: true,
-                    lost: false,
-                    doubtful: false,
-                    stray: true,
-                });
-                if is_stray && record.tombstone {
-                    row.claim = false;
-                    row.open = false;
-                }
-                if !rules.lack(Weakness::AcceptRaisesNothing) {
-                    let sequence = u8::try_from(record.sequence).unwrap_or(u8::MAX);
-                    row.sequence = row.sequence.max(sequence);
-                }
-            }
-            let gone = |(no, row): &(&VmmNo, &Row)| {
-                let record = journal.records.get(no);
-                row.host == host && row.open && record.is_none_or(|record| record.is_deleted())
-            };
-            ended.extend(self.database.rows.iter().filter(gone).map(|(no, _)| *no));
-        }
+        self.learn_from(0);
+        self.learn_from(1);
+        let ended: Vec<VmmNo> = (0..2).flat_map(|host| self.missing_on(host)).collect();
         if !rules.lack(Weakness::AcceptEndsNothing) {
             // Its claim is free when its host says so: an order to build it may be on its way.
             for vmm in &ended {
@@ -410,6 +376,48 @@ impl World {
             Some(step) => self.database.go(step, rules),
             None => {}
         }
+    }
+
+    /// Numbers, generations and sequences rise above what a host knows; what it has and the database
+    /// does not know is held.
+    fn learn_from(&mut self, host: HostNo) {
+        let raises = !self.rules.lack(Weakness::AcceptRaisesNothing);
+        let journal = &self.hosts[host].journal;
+        let row = &mut self.database.hosts[host];
+        row.epoch = row.epoch.max(journal.epoch) + 1;
+        if raises {
+            let newest = journal.newest.map_or(0, |newest| newest.number);
+            row.number = row.number.max(newest).max(journal.watermark);
+            let rights = self.hosts[host].vmms.values().map(|vmm| vmm.right.number);
+            self.database.right = rights.fold(self.database.right, u8::max);
+        }
+        for (no, record) in &journal.records {
+            let row = self.database.rows.entry(*no).or_insert(Row {
+                host,
+                sequence: 0,
+                rights: 0,
+                claim: !record.tombstone && !self.rules.lack(Weakness::StraysNotHeld),
+                open: !record.tombstone,
+                lost: false,
+                doubtful: false,
+                stray: true,
+            });
+            if raises {
+                let sequence = u8::try_from(record.sequence).unwrap_or(u8::MAX);
+                row.sequence = row.sequence.max(sequence);
+            }
+        }
+    }
+
+    /// What is there as far as the database knows, and its host does not have, or is deleting.
+    fn missing_on(&self, host: HostNo) -> impl Iterator<Item = VmmNo> {
+        let records = &self.hosts[host].journal.records;
+        let is_missing = move |(no, row): &(&VmmNo, &Row)| {
+            let record = records.get(no);
+            row.host == host && row.open && record.is_none_or(|record| record.is_deleted())
+        };
+        let missing = self.database.rows.iter().filter(is_missing);
+        missing.map(|(no, _)| *no)
     }
 
     /// A build that failed left nothing behind.

@@ -123,7 +123,7 @@ impl Database {
             granted_at: None,
             restored_at: None,
         };
-        new.create(rules);
+        new.build(rules);
         new
     }
 

@@ -35,6 +35,13 @@ pub enum Process {
     Dead,
 }
 
+impl Process {
+    /// Whether it has the right to run.
+    pub fn has_the_right(self) -> bool {
+        matches!(self, Self::Taken | Self::Running | Self::Paused)
+    }
+}
+
 /// What is written down beside a VMM, and outlives its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Note {

@@ -22,8 +22,9 @@ pub struct Protocol {
     pub outcomes: &'static [&'static str],
     /// What is known of operations that end.
     pub settled: Settled,
-    /// Whether only what changes something is offered. A walk at random wants that: it could not be
-    /// told afterwards otherwise. Where every order is walked, it would only be looked at twice.
+    /// Whether only what changes something is offered. stateright replays a random walk by the
+    /// indices of its actions, and loses its place where one had no next state. Where every order is
+    /// walked, each action would be carried out twice for it.
     pub offers_changes: bool,
 }
 

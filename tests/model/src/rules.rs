@@ -3,9 +3,20 @@
 //! A rule that no [`Weakness`] takes away is a sentence that nobody has tried: every weakness here
 //! has a counterexample, found by the tests.
 
-/// One rule, or one word of one, taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Weakness {
+macro_rules! weaknesses {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// One rule, or one word of one, taken away.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Weakness { $($(#[$doc])* $name),* }
+
+        impl Weakness {
+            /// Every one.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+weaknesses! {
     /// Rule 1: the controller takes silence for "never begun", and frees the claim.
     SilenceFrees,
     /// Rule 1: an agent that lost its journal answers a build that is sent again with "undone".
@@ -87,51 +98,6 @@ pub enum Weakness {
     EvacuationOnSilence,
     /// Rule 8: a lease's end is enough on storage that refuses nobody.
     LeaseOnPlainStorage,
-}
-
-impl Weakness {
-    /// Every one.
-    pub const ALL: &'static [Self] = &[
-        Self::SilenceFrees,
-        Self::UnknownIsUndone,
-        Self::SequenceNotKept,
-        Self::TombstoneForgottenByClock,
-        Self::WatermarkNotHeeded,
-        Self::WatermarkAboveUnsettled,
-        Self::EpochNotRaised,
-        Self::EpochNotAsked,
-        Self::OldOrdersCarriedOn,
-        Self::AbsenceIsAnOrder,
-        Self::RefusalNotLatched,
-        Self::CounterAlone,
-        Self::EvidenceOfNow,
-        Self::StartNotAsked,
-        Self::AcceptRaisesNothing,
-        Self::StraysNotHeld,
-        Self::AcceptEndsNothing,
-        Self::AcceptedIsOver,
-        Self::LeaseInAgent,
-        Self::LeaseFromArrival,
-        Self::NoMargin,
-        Self::GrantOfAnyGeneration,
-        Self::NoGrace,
-        Self::LeaseBegunInGrace,
-        Self::StorageNotAsked,
-        Self::SourceResumes,
-        Self::SourceStartsAgain,
-        Self::SilenceIsRefusal,
-        Self::RefusalNotDurable,
-        Self::RunsBeforeNote,
-        Self::FenceIsRefusal,
-        Self::UndoWithoutInquiry,
-        Self::AgentEndsIncoming,
-        Self::TargetNeedsNoLease,
-        Self::TakeNamesNobody,
-        Self::TakeNamesVmms,
-        Self::BootNotTold,
-        Self::EvacuationOnSilence,
-        Self::LeaseOnPlainStorage,
-    ];
 }
 
 /// The rules in force: all, but for these. Two are taken away where one is the other's second belt.

@@ -56,7 +56,7 @@ fn fingerprint(world: &World) -> u64 {
     hasher.finish()
 }
 
-/// The way that is tried from here, for whoever looks at a dead end.
+/// The way that is tried from here: how a world comes to begin with a server that is active.
 pub fn way(world: &World) -> Vec<Action> {
     let mut at = world.clone();
     let mut way = Vec::new();

@@ -4,6 +4,7 @@
 
 use crate::bounds::Bounds;
 use crate::rules::Weakness::{self, *};
+use crate::scenarios::{RESTORE, RESTORE_FENCED};
 use crate::storage::Kind;
 
 /// Rules taken away.
@@ -38,18 +39,20 @@ const ARMED: Bounds = Bounds {
     ..RUNS
 };
 
-const RESTORED: Bounds = Bounds {
-    deletes: 1,
-    failed_builds: 1,
-    restores: 1,
-    ..CREATE
+const MOVES_AND_A_VMM_DIES: Bounds = Bounds {
+    vmm_crashes: 1,
+    ..MOVES
 };
 
-const FENCED_AND_RESTORED: Bounds = Bounds {
-    fences: 1,
-    lost_locks: 1,
+const RESTORED: Bounds = RESTORE.bounds;
+
+const FENCED_AND_RESTORED: Bounds = RESTORE_FENCED.bounds;
+
+const ARMED_AND_RESTORED: Bounds = Bounds {
     restores: 1,
-    ..CREATE
+    grants: 3,
+    ticks: 4,
+    ..ARMED
 };
 
 const ONE_RUNS: &str = "one guest runs";
@@ -136,14 +139,7 @@ pub const ALL: &[Weakened] = &[
     weakened(&[CounterAlone], RESTORED, CLAIMED),
     weakened(&[StartNotAsked], RESTORED, CLAIMED),
     weakened(&[AcceptRaisesNothing], RESTORED, REFUSED),
-    weakened(
-        &[StraysNotHeld],
-        Bounds {
-            failed_builds: 1,
-            ..RESTORED
-        },
-        CLAIMED,
-    ),
+    weakened(&[StraysNotHeld], RESTORED, CLAIMED),
     weakened(
         &[AcceptEndsNothing],
         Bounds {
@@ -155,7 +151,6 @@ pub const ALL: &[Weakened] = &[
     weakened(
         &[TakeNamesNobody],
         Bounds {
-            failed_builds: 1,
             starts: 1,
             lost_locks: 1,
             ..RESTORED
@@ -193,69 +188,21 @@ pub const ALL: &[Weakened] = &[
         },
         ONE_RUNS,
     ),
-    weakened(
-        &[NoGrace],
-        Bounds {
-            restores: 1,
-            grants: 3,
-            ticks: 4,
-            ..ARMED
-        },
-        SOURCE,
-    ),
-    weakened(
-        &[LeaseBegunInGrace],
-        Bounds {
-            restores: 1,
-            grants: 3,
-            ticks: 4,
-            ..ARMED
-        },
-        SOURCE,
-    ),
+    weakened(&[NoGrace], ARMED_AND_RESTORED, SOURCE),
+    weakened(&[LeaseBegunInGrace], ARMED_AND_RESTORED, SOURCE),
     weakened(
         &[StorageNotAsked],
         Bounds {
-            restores: 1,
-            grants: 3,
             ticks: 6,
-            ..ARMED
+            ..ARMED_AND_RESTORED
         },
         SOURCE,
     ),
     weakened(&[SourceResumes], MOVES, SOURCE),
-    weakened(
-        &[SourceStartsAgain],
-        Bounds {
-            vmm_crashes: 1,
-            ..MOVES
-        },
-        SOURCE,
-    ),
-    weakened(
-        &[SilenceIsRefusal],
-        Bounds {
-            vmm_crashes: 1,
-            ..MOVES
-        },
-        SOURCE,
-    ),
-    weakened(
-        &[RefusalNotDurable],
-        Bounds {
-            vmm_crashes: 1,
-            ..MOVES
-        },
-        SOURCE,
-    ),
-    weakened(
-        &[RunsBeforeNote],
-        Bounds {
-            vmm_crashes: 1,
-            ..MOVES
-        },
-        SOURCE,
-    ),
+    weakened(&[SourceStartsAgain], MOVES_AND_A_VMM_DIES, SOURCE),
+    weakened(&[SilenceIsRefusal], MOVES_AND_A_VMM_DIES, SOURCE),
+    weakened(&[RefusalNotDurable], MOVES_AND_A_VMM_DIES, SOURCE),
+    weakened(&[RunsBeforeNote], MOVES_AND_A_VMM_DIES, SOURCE),
     weakened(&[FenceIsRefusal], Bounds { fences: 1, ..MOVES }, SOURCE),
     weakened(
         &[UndoWithoutInquiry],
@@ -275,7 +222,6 @@ pub const ALL: &[Weakened] = &[
         Bounds {
             migrations: 1,
             grants: 1,
-            ticks: 3,
             ..ARMED
         },
         SOURCE,

@@ -76,32 +76,6 @@ impl Order {
         )
     }
 
-    const NAMES: [(&'static str, Self); 8] = [
-        ("vmm.build", Self::Build),
-        ("vmm.start", Self::Start),
-        ("vmm.incoming", Self::Incoming),
-        ("vmm.hand_over", Self::HandOver),
-        ("vmm.settle", Self::Settle),
-        (
-            "vmm.resume",
-            Self::Resume {
-                unless_taken: false,
-            },
-        ),
-        (
-            "vmm.resume_unless_taken",
-            Self::Resume { unless_taken: true },
-        ),
-        ("vmm.delete", Self::Delete),
-    ];
-
-    fn method(self) -> &'static str {
-        Self::NAMES
-            .iter()
-            .find(|(_, order)| *order == self)
-            .map_or("", |(name, _)| name)
-    }
-
     /// The real command whose treatment by the record this one shares: what makes a VMM is a build,
     /// what needs one that is there already is neither build, start nor delete.
     fn command(self) -> Command {
@@ -173,7 +147,7 @@ impl Message {
             host_epoch: self.epoch.into(),
             begin_by: None,
             silence_limit: 0,
-            method: self.order.method().to_owned(),
+            method: self.command().method().to_owned(),
             version: 1,
             request_id: String::new(),
             traceparent: None,

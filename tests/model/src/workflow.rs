@@ -80,15 +80,10 @@ impl Operation {
 }
 
 impl Database {
-    /// A server was asked for.
-    pub fn create(&mut self, rules: Rules) {
+    /// A server was asked for, or has no VMM that has the right: it starts from its disk, somewhere.
+    pub fn build(&mut self, rules: Rules) {
         self.operation = Some(Operation::new(Step::Build));
         self.place(rules);
-    }
-
-    /// The guest has no VMM that has the right: it starts from its disk, somewhere.
-    pub fn recover(&mut self, rules: Rules) {
-        self.create(rules);
     }
 
     /// The same, but not on the host that it was on.
@@ -268,7 +263,7 @@ impl Database {
             }
             None => {
                 self.active = VmmNo::NOBODY;
-                self.recover(rules);
+                self.build(rules);
             }
         }
     }
@@ -321,10 +316,7 @@ impl Database {
                 // What is left on the host is still claimed.
                 self.end(Instance::Down);
             }
-            Step::Build => {
-                self.close(vmm);
-                self.place(rules);
-            }
+            Step::Build => self.give_up_build(rules),
             Step::Start => self.end(Instance::Down),
             Step::Destroy if is_done => {
                 self.close(message.vmm);
@@ -383,7 +375,7 @@ impl Database {
         self.go(Step::Resume { unless_taken }, rules);
     }
 
-    /// The build is taken for one that was never begun.
+    /// Nothing is left of the build: its claim is free, and another host may do.
     pub fn give_up_build(&mut self, rules: Rules) {
         if let Some(vmm) = self.operation.as_ref().map(|o| o.vmm) {
             self.close(vmm);
