@@ -7,7 +7,7 @@
 //! controllers run side by side and each may be killed at any instant.
 //!
 //! Reading order:
-//! - [`store`]: the database, and the one way in.
+//! - [`store`]: the database, and the one way in; in `berth-controller-core`, below every service.
 //! - [`config`]: what can be set.
 //! - [`workflow`]: operations and their steps, as pure functions, and who runs them;
 //!   [`placement`]: which host, and the claim on it.
@@ -35,7 +35,7 @@ pub mod placement;
 pub mod reconcile;
 pub mod results;
 pub mod serve;
-pub mod store;
+pub use berth_controller_core::{params, store};
 pub mod tls;
 pub mod workflow;
 

@@ -1,0 +1,5 @@
+//! What every service of the controller stands on.
+//!
+//! - [`store`]: the database, and the one way in.
+
+pub mod store;
