@@ -35,8 +35,8 @@ pub mod placement;
 pub mod reconcile;
 pub mod results;
 pub mod serve;
-pub use berth_controller_core::{params, store};
 pub mod tls;
 pub mod workflow;
 
+pub use berth_controller_core::{params, store};
 pub use controller::{Controller, Handle};
