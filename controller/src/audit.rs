@@ -4,8 +4,8 @@
 //! and the end-to-end tests call [`audit`], and [`compare`] with what hosts report. At rest (no
 //! request under way) more must be true: nothing is open, and nothing waits to be sent.
 
-use crate::params;
-use crate::store::{Store, StoreError, Tx};
+use crate::core::params;
+use crate::core::store::{Store, StoreError, Tx};
 use berth_rpc_types::{HostId, Observation, VmmId, VmmState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,48 +1,12 @@
 //! What can be set, and from where: defaults, a TOML file, then `BERTH_*` in the environment.
 
-use crate::api::ApiSettings;
-use berth_scheduler::Policy;
+use berth_controller_core::ApiSettings;
+pub use berth_controller_core::ControlSettings;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-
-/// What the logic of every controller of a cloud must agree on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ControlSettings {
-    /// Seconds since a host's last sync after which it counts as down for placement. Nothing is
-    /// freed by it (PROTOCOL.md, rule 1).
-    pub service_down_time: u32,
-    /// Seconds without a sign of life after which an operation is reported as suspicious.
-    pub silence_limit: u32,
-    /// Seconds that a guest has to power off by itself at a stop or a soft reboot.
-    pub shutdown_timeout: u32,
-    /// Hosts that a create tries before it fails.
-    pub max_attempts: u32,
-    /// The scheduler's knobs.
-    pub scheduler: Policy,
-    /// A token by which any number of hosts may join; for set-ups made by script. Tokens from
-    /// `berth-controller token create` are good for one host.
-    pub join_token: Option<String>,
-    /// The broker's URL that joining agents are told, if the controller hands it out.
-    pub agent_broker_url: Option<String>,
-}
-
-impl Default for ControlSettings {
-    fn default() -> Self {
-        Self {
-            service_down_time: 60,
-            silence_limit: 60,
-            shutdown_timeout: 60,
-            max_attempts: 3,
-            scheduler: Policy::default(),
-            join_token: None,
-            agent_broker_url: None,
-        }
-    }
-}
 
 /// One controller's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]

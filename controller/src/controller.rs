@@ -4,18 +4,15 @@
 //! sender; the consumers of results, dead letters and telemetry; the reconcilers. None holds
 //! anything that the database does not, so that killing the process loses nothing.
 
-use crate::api::AppState;
+use crate::compute::InstanceKinds;
 use crate::config::{Config, ConfigError};
+use crate::core::AppState;
+use crate::core::store::{Store, StoreError};
 use crate::identity::bootstrap::{BootstrapError, bootstrap};
-use crate::store::{Store, StoreError};
+use crate::operations::{Engine, driver, outbox, results};
+use crate::router::router;
 use crate::tls::{self, TlsError};
-use crate::{agents, api, compute, metrics, outbox, reconcile, results, serve, workflow};
-use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use crate::{compute, hosts, reconcile, serve};
 use berth_rpc::clock::{Clock, Rng, SystemClock, SystemRng};
 use berth_rpc::{RpcError, Transport};
 use std::net::SocketAddr;
@@ -131,7 +128,7 @@ impl Controller {
             )?,
         };
         let app = app_state(&config, store, transport, clock, rng, address);
-        reconcile::lineage::ensure(&app.store, &app.env()).await?;
+        hosts::lineage::ensure(&app.store, &app.env()).await?;
         let stop = CancellationToken::new();
         let tasks = start_tasks(&app, &stop);
         tasks.spawn(serve::serve(
@@ -210,60 +207,17 @@ fn app_state(
 /// All tasks but the listener. Public, so that a simulation can run a controller without one.
 pub fn start_tasks(app: &AppState, stop: &CancellationToken) -> TaskTracker {
     let tasks = TaskTracker::new();
-    tasks.spawn(workflow::driver::run(app.clone(), stop.clone()));
-    tasks.spawn(outbox::run(app.clone(), stop.clone()));
-    tasks.spawn(results::run_results(app.clone(), stop.clone()));
-    tasks.spawn(results::run_dead_letters(app.clone(), stop.clone()));
-    tasks.spawn(results::run_telemetry(app.clone(), stop.clone()));
-    tasks.spawn(reconcile::run(app.clone(), stop.clone()));
+    let engine = Engine {
+        app: app.clone(),
+        kinds: Arc::new(InstanceKinds),
+    };
+    tasks.spawn(driver::run(engine.clone(), stop.clone()));
+    tasks.spawn(outbox::run(engine.clone(), stop.clone()));
+    tasks.spawn(results::run_results(engine.clone(), stop.clone()));
+    tasks.spawn(results::run_dead_letters(engine.clone(), stop.clone()));
+    tasks.spawn(results::run_telemetry(engine.clone(), stop.clone()));
+    tasks.spawn(reconcile::run(engine, stop.clone()));
     tasks
-}
-
-/// Everything on the one port.
-pub fn router(app: AppState) -> Router {
-    Router::new()
-        .route("/healthz", get(health))
-        .route("/metrics", get(metrics_page))
-        .with_state(app.clone())
-        .merge(agents::router(app.clone()))
-        .fallback_service(api::router(app.clone()))
-        .layer(middleware::from_fn_with_state(app, count))
-}
-
-async fn count(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    let path = request.uri().path().trim_start_matches('/');
-    let service = path.split('/').next().unwrap_or("").to_owned();
-    let response = next.run(request).await;
-    app.metrics.request(&service, response.status().as_u16());
-    response
-}
-
-/// 200 while the database answers. The broker may be away for a while: that is said, not judged.
-async fn health(State(app): State<AppState>) -> Response {
-    let asked = app
-        .store
-        .tx::<_, StoreError, _>(|tx| Box::pin(tx.query("SELECT 1 AS one", &[])))
-        .await;
-    let broker = app.transport.is_connected();
-    match asked {
-        Ok(_) => Json(serde_json::json!({ "database": "ok", "broker_connected": broker }))
-            .into_response(),
-        Err(error) => {
-            tracing::error!(%error, "the database does not answer");
-            let body = serde_json::json!({ "database": "failed", "broker_connected": broker });
-            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
-        }
-    }
-}
-
-async fn metrics_page(State(app): State<AppState>) -> Response {
-    match metrics::render(&app).await {
-        Ok(page) => ([("content-type", "text/plain; version=0.0.4")], page).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics cannot be read");
-            StatusCode::SERVICE_UNAVAILABLE.into_response()
-        }
-    }
 }
 
 fn io(what: impl std::fmt::Display, source: std::io::Error) -> ControllerError {

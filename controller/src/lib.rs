@@ -6,37 +6,29 @@
 //! Nothing is held outside the database (and an image directory), so that any number of
 //! controllers run side by side and each may be killed at any instant.
 //!
-//! Reading order:
-//! - [`store`]: the database, and the one way in; in `berth-controller-core`, below every service.
-//! - [`config`]: what can be set.
-//! - [`workflow`]: operations and their steps, as pure functions, and who runs them;
-//!   [`placement`]: which host, and the claim on it.
-//! - [`outbox`], [`results`]: commands out, answers in.
-//! - [`fences`]: an administrator's word that a host is off, and what follows from it.
-//! - [`agents`]: the hosts' HTTPS: joining, the heartbeat, networks, images.
+//! This crate only assembles the services, each a crate of its own below this folder; the
+//! compiler keeps them from knowing what stands above them. Reading order:
+//! - [`core`]: what every service stands on: the database, and the one way in.
+//! - [`operations`]: the engine: steps, commands out, answers in. [`hosts`]: what is known of hosts.
+//! - [`identity`], [`image`], [`network`], [`compute`]: rows, rules and REST of each service.
+//! - [`config`]: what can be set. [`router`]: everything on the one port. [`metrics`]: its page.
 //! - [`reconcile`], [`audit`]: what is kept true, and the proof that it is.
-//! - [`identity`], [`compute`], [`image`], [`network`]: rows and rules of each service.
-//! - [`api`]: REST in front of them.
-//! - [`metrics`], [`tls`], [`serve`], [`controller`]: what is counted; the listener; the whole.
+//! - [`tls`], [`serve`], [`controller`]: the listener; the whole.
 
-pub mod agents;
-pub mod api;
 pub mod audit;
-pub mod compute;
 pub mod config;
 pub mod controller;
-pub mod fences;
-pub mod identity;
-pub mod image;
 pub mod metrics;
-pub mod network;
-pub mod outbox;
-pub mod placement;
 pub mod reconcile;
-pub mod results;
+pub mod router;
 pub mod serve;
 pub mod tls;
-pub mod workflow;
 
-pub use berth_controller_core::{params, store};
+pub use berth_controller_compute as compute;
+pub use berth_controller_core as core;
+pub use berth_controller_hosts as hosts;
+pub use berth_controller_identity as identity;
+pub use berth_controller_image as image;
+pub use berth_controller_network as network;
+pub use berth_controller_operations as operations;
 pub use controller::{Controller, Handle};

@@ -3,9 +3,9 @@
 use anyhow::Context as _;
 use berth_controller::config::Config;
 use berth_controller::controller::Options;
-use berth_controller::store::Store;
-use berth_controller::workflow::Env;
-use berth_controller::{Controller, agents, audit};
+use berth_controller::core::Env;
+use berth_controller::core::store::Store;
+use berth_controller::{Controller, audit, hosts};
 use berth_rpc::clock::{SystemClock, SystemRng};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -112,7 +112,7 @@ async fn create_token(config: &Config, lifetime: u32) -> anyhow::Result<ExitCode
         clock: Arc::new(SystemClock::default()),
         rng: Arc::new(SystemRng),
     };
-    let token = agents::join::create_token(&store, &env, lifetime).await?;
+    let token = hosts::join::create_token(&store, &env, lifetime).await?;
     println!("{token}");
     Ok(ExitCode::SUCCESS)
 }

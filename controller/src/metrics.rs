@@ -1,56 +1,11 @@
-//! What one controller counts, and `/metrics` in Prometheus' text form.
+//! `/metrics`: what one controller counts, in Prometheus' text form.
 //!
 //! What the database knows (operations, the outbox) is asked when it is asked for, so that any
 //! controller of several gives the same numbers.
 
-use crate::api::AppState;
-use crate::store::StoreError;
-use std::collections::BTreeMap;
+use crate::core::AppState;
+use crate::core::store::StoreError;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-/// This process's counters.
-#[derive(Debug, Default)]
-pub struct Metrics {
-    requests: Mutex<BTreeMap<(String, u16), u64>>,
-    commands_sent: AtomicU64,
-    commands_sent_again: AtomicU64,
-}
-
-impl Metrics {
-    /// Counts a request of a service (the path's first part) by its answer's status.
-    pub fn request(&self, service: &str, status: u16) {
-        // Only known names: a caller must not choose how many lines there are.
-        let known = [
-            "identity",
-            "compute",
-            "image",
-            "network",
-            "placement",
-            "agent",
-            "healthz",
-            "metrics",
-        ];
-        let service = if known.contains(&service) {
-            service
-        } else {
-            "other"
-        };
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        *requests.entry((service.to_owned(), status)).or_default() += 1;
-    }
-
-    /// Counts a command that the broker took.
-    pub fn command_sent(&self, again: bool) {
-        let counter = if again {
-            &self.commands_sent_again
-        } else {
-            &self.commands_sent
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// The page.
 ///
@@ -86,16 +41,13 @@ pub async fn render(app: &AppState) -> Result<String, StoreError> {
         "counter",
         "Requests answered by this process",
     );
-    {
-        let requests = app.metrics.requests.lock();
-        for ((service, status), n) in &*requests.unwrap_or_else(PoisonError::into_inner) {
-            line(
-                &mut out,
-                "berth_requests_total",
-                &[("service", service), ("status", &status.to_string())],
-                *n,
-            );
-        }
+    for ((service, status), n) in app.metrics.requests() {
+        line(
+            &mut out,
+            "berth_requests_total",
+            &[("service", &service), ("status", &status.to_string())],
+            n,
+        );
     }
     heading(
         &mut out,
@@ -103,11 +55,8 @@ pub async fn render(app: &AppState) -> Result<String, StoreError> {
         "counter",
         "Commands that the broker took from this process",
     );
-    for (again, counter) in [
-        ("false", &app.metrics.commands_sent),
-        ("true", &app.metrics.commands_sent_again),
-    ] {
-        let n = counter.load(Ordering::Relaxed);
+    let (first, again) = app.metrics.commands_sent();
+    for (again, n) in [("false", first), ("true", again)] {
         line(
             &mut out,
             "berth_commands_sent_total",
@@ -156,22 +105,4 @@ fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: u64) {
         format!("{{{}}}", labels.join(","))
     };
     let _ = writeln!(out, "{name}{labels} {value}");
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_caller_cannot_make_lines() {
-        let metrics = Metrics::default();
-        for n in 0..100 {
-            metrics.request(&format!("path-{n}"), 404);
-        }
-        metrics.request("compute", 200);
-        let requests = metrics.requests.lock().unwrap();
-        assert_eq!(requests.len(), 2);
-        assert_eq!(requests[&("other".to_owned(), 404)], 100);
-    }
 }

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use berth_controller::params;
-use berth_controller::store::{Store, StoreError};
+use berth_controller::core::params;
+use berth_controller::core::store::{Store, StoreError};
 use berth_tests::postgres::PrivatePostgres;
 use futures::future::join_all;
 

@@ -7,11 +7,11 @@
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use berth_controller::api::AppState;
-use berth_controller::controller::router;
+use berth_controller::core::AppState;
+use berth_controller::core::store::Store;
+use berth_controller::hosts::lineage;
 use berth_controller::identity::bootstrap::bootstrap;
-use berth_controller::reconcile::lineage;
-use berth_controller::store::Store;
+use berth_controller::router::router;
 use berth_rpc::clock::{SeededRng, SystemClock};
 use berth_rpc::{Faults, InProcess};
 use berth_tests::postgres::PrivatePostgres;

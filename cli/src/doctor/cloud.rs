@@ -3,7 +3,7 @@
 use super::Finding;
 use anyhow::{Context as _, bail};
 use berth_controller::audit;
-use berth_controller::store::Store;
+use berth_controller::core::store::Store;
 use berth_rpc::clock::{Clock as _, SystemClock, SystemRng};
 use berth_rpc::{Address, RpcError};
 use berth_rpc_types::HostId;

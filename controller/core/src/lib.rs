@@ -1,5 +1,32 @@
 //! What every service of the controller stands on.
 //!
 //! - [`store`]: the database, and the one way in.
+//! - [`context`]: what every handler gets: the application, and who asks. [`env`]: time and chance.
+//! - [`settings`], [`metrics`]: what can be set, and what is counted.
+//! - [`call`], [`body`], [`query`], [`listing`], [`time`]: a call, what it says, and pages of answers.
+//! - [`error`]: refusals in the words of the service asked; [`agent`]: those that agents get.
+//! - [`layers`]: what every request passes.
+//! - [`secret`]: secrets, and the hashes that are kept of them.
+//!
+//! Nothing here knows a service, a kind of operation or a host.
 
+pub mod agent;
+pub mod body;
+pub mod call;
+pub mod context;
+pub mod env;
+pub mod error;
+pub mod layers;
+pub mod listing;
+pub mod metrics;
+pub mod query;
+pub mod secret;
+pub mod settings;
 pub mod store;
+pub mod time;
+
+pub use call::Call;
+pub use context::{AppState, RequestContext};
+pub use env::Env;
+pub use error::{ApiError, Service};
+pub use settings::{ApiSettings, ControlSettings};

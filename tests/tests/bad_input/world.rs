@@ -7,8 +7,9 @@ use berth_agent::options::SimulatedOptions;
 use berth_agent::{DriverKind, Options};
 use berth_controller::config::{Config, ControlSettings};
 use berth_controller::controller::{self, Handle};
-use berth_controller::store::StoreError;
-use berth_controller::{Controller, audit, params};
+use berth_controller::core::params;
+use berth_controller::core::store::StoreError;
+use berth_controller::{Controller, audit};
 use berth_rpc::clock::{Clock, SeededRng, SystemClock};
 use berth_rpc::{
     Address, ConsumeOptions, Consumer, Delivery, Faults, InProcess, ReadRequest, RpcError,
@@ -172,7 +173,7 @@ impl World {
             .header("content-type", kind)
             .body(body)
             .unwrap();
-        let router = controller::router(self.controller.app().clone());
+        let router = berth_controller::router::router(self.controller.app().clone());
         let response = router.oneshot(request).await.unwrap();
         let status = response.status().as_u16();
         let token = response.headers().get("x-subject-token");

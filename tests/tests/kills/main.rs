@@ -40,7 +40,7 @@ fn points(folder: &str) -> BTreeSet<String> {
 /// The agent's points and the controller's. Those of the KVM driver need guests.
 fn ours() -> (BTreeSet<String>, BTreeSet<String>) {
     let of_agent = &points("agent/src") - &points("agent/src/kvm");
-    (of_agent, points("controller/src"))
+    (of_agent, points("controller"))
 }
 
 /// Each point on a server's life, at its `pass`th time, during each operation.

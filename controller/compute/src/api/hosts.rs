@@ -1,0 +1,173 @@
+//! Hosts as administrators see them: [`super::services`] and [`super::hypervisors`] are two views
+//! of one, and a zone is a property of some.
+//!
+//! What is used of a host is the sum of its claims.
+
+use super::common::{Call, Reply, not_found, ok, tx};
+use super::microversion::Microversion;
+use axum::extract::Path;
+use berth_controller_core::body::clip;
+use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::{params, time};
+use berth_rpc_types::{Capacity, HostId};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// How long a silent host counts as up, in milliseconds.
+pub fn down_after_millis(call: &Call) -> i64 {
+    i64::from(call.app.control.service_down_time).saturating_mul(1000)
+}
+
+/// A host with what is used of it.
+pub(super) struct Host {
+    pub id: HostId,
+    pub service_id: i64,
+    pub hostname: String,
+    pub address: String,
+    pub zone: String,
+    pub enabled: bool,
+    pub disabled_reason: Option<String>,
+    pub forced_down: bool,
+    pub last_seen_at: i64,
+    pub capacity: Capacity,
+    pub up: bool,
+    /// Claims: vCPUs, MiB, GiB, and how many guests.
+    pub used: (i64, i64, i64, i64),
+    /// Id and name of each server on it, if they were asked for.
+    pub servers: Option<Vec<(String, String)>>,
+}
+
+impl Host {
+    fn from_row(call: &Call, row: &Row) -> Result<Self, StoreError> {
+        let last_seen_at = row.int("last_seen_at")?;
+        let forced_down = row.flag("forced_down")?;
+        let silent = call.now().saturating_sub(last_seen_at) > down_after_millis(call);
+        Ok(Self {
+            id: row.parse("id")?,
+            service_id: row.int("service_id")?,
+            hostname: row.text("hostname")?,
+            address: row.text("address")?,
+            zone: row.text("availability_zone")?,
+            enabled: row.flag("enabled")?,
+            disabled_reason: row.opt_text("disabled_reason")?,
+            forced_down,
+            last_seen_at,
+            capacity: row.json("capacity")?,
+            up: !silent && !forced_down,
+            used: (0, 0, 0, 0),
+            servers: None,
+        })
+    }
+
+    pub fn status(&self) -> &'static str {
+        if self.enabled { "enabled" } else { "disabled" }
+    }
+
+    pub fn state(&self) -> &'static str {
+        if self.up { "up" } else { "down" }
+    }
+
+    /// When it was last heard, as Nova writes it.
+    pub fn seen(&self) -> String {
+        let seen = time::micros(self.last_seen_at);
+        seen.trim_end_matches('Z').to_owned()
+    }
+
+    pub fn service_id(&self, version: Microversion) -> Value {
+        if version.0 >= 53 {
+            json!(self.id)
+        } else {
+            json!(self.service_id)
+        }
+    }
+}
+
+/// Every host, with what is used of it.
+pub(super) async fn hosts(tx: &mut Tx, call: &Call) -> Result<Vec<Host>, StoreError> {
+    let rows = tx
+        .query("SELECT * FROM hosts ORDER BY service_id", params![])
+        .await?;
+    let mut hosts = Vec::with_capacity(rows.len());
+    for row in &rows {
+        hosts.push(Host::from_row(call, row)?);
+    }
+    let claims = tx
+        .query(
+            "SELECT host_id, CAST(SUM(vcpus) AS BIGINT) AS vcpus, \
+             CAST(SUM(memory_mib) AS BIGINT) AS memory_mib, \
+             CAST(SUM(disk_gib) AS BIGINT) AS disk_gib, COUNT(*) AS guests \
+             FROM claims GROUP BY host_id",
+            params![],
+        )
+        .await?;
+    for claim in claims {
+        let id: HostId = claim.parse("host_id")?;
+        if let Some(host) = hosts.iter_mut().find(|h| h.id == id) {
+            host.used = (
+                claim.int("vcpus")?,
+                claim.int("memory_mib")?,
+                claim.int("disk_gib")?,
+                claim.int("guests")?,
+            );
+        }
+    }
+    Ok(hosts)
+}
+
+/// `GET /os-availability-zone`
+pub async fn zones(call: Call) -> Reply {
+    zone_list(call, false).await
+}
+
+/// `GET /os-availability-zone/detail`
+pub async fn zones_detail(call: Call) -> Reply {
+    call.admin_only("os_compute_api:os-availability-zone:detail")?;
+    zone_list(call, true).await
+}
+
+async fn zone_list(call: Call, detail: bool) -> Reply {
+    let all = tx!(call, |tx| [call] { hosts(tx, &call).await })?;
+    let mut zones: BTreeMap<&str, Vec<&Host>> = BTreeMap::new();
+    for host in &all {
+        zones.entry(host.zone.as_str()).or_default().push(host);
+    }
+    let list: Vec<Value> = zones
+        .iter()
+        .map(|(zone, hosts)| {
+            let mut by_name = Map::new();
+            for host in hosts {
+                let service = json!({
+                    "available": host.up,
+                    "active": host.enabled,
+                    "updated_at": host.seen(),
+                });
+                by_name.insert(host.hostname.clone(), json!({"nova-compute": service}));
+            }
+            json!({
+                "zoneName": zone,
+                "zoneState": {"available": hosts.iter().any(|h| h.enabled)},
+                "hosts": if detail { Value::Object(by_name) } else { Value::Null },
+            })
+        })
+        .collect();
+    ok(json!({ "availabilityZoneInfo": list }))
+}
+
+/// `GET /os-aggregates`: there are none; a zone is a property of its hosts.
+pub async fn aggregates(call: Call) -> Reply {
+    call.admin_only("os_compute_api:os-aggregates:index")?;
+    ok(json!({"aggregates": []}))
+}
+
+/// `GET /extensions`: the list has been empty of meaning since 2.1; clients read it all the same.
+pub async fn extensions(_: Call) -> Reply {
+    ok(json!({"extensions": []}))
+}
+
+/// `GET /extensions/{alias}`
+pub async fn extension(_: Call, Path(alias): Path<String>) -> Reply {
+    Err(not_found(format!(
+        "Extension {} could not be found.",
+        clip(&alias)
+    )))
+}

@@ -1,0 +1,236 @@
+//! Hypervisors: each host is one, with its capacity and what is used of it.
+
+use super::common::{Call, Reply, bad, not_found, ok, tx};
+use super::hosts::{Host, hosts};
+use super::microversion::Microversion;
+use super::render::{Field, render};
+use crate::listing;
+use axum::extract::Path;
+use berth_controller_core::body::clip;
+use berth_controller_core::query::Params;
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{Service, params};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+type F = Field<Host>;
+
+const HYPERVISOR_BASIC: &[&str] = &["id", "hypervisor_hostname", "state", "status", "servers"];
+
+const HYPERVISOR: &[F] = &[
+    F::always("id", |h, version| Some(h.service_id(version))),
+    F::always("hypervisor_hostname", |h, _| Some(json!(h.hostname))),
+    F::always("state", |h, _| Some(json!(h.state()))),
+    F::always("status", |h, _| Some(json!(h.status()))),
+    F::always("hypervisor_type", |h, _| {
+        Some(json!(if h.capacity.driver == "kvm" {
+            "Berth"
+        } else {
+            "simulated"
+        }))
+    }),
+    F::always("hypervisor_version", |h, _| {
+        Some(json!(h.capacity.hypervisor_version))
+    }),
+    F::always("host_ip", |h, _| Some(json!(h.address))),
+    F::always("vcpus", |h, _| Some(json!(h.capacity.vcpus))),
+    F::always("vcpus_used", |h, _| Some(json!(h.used.0))),
+    F::always("memory_mb", |h, _| Some(json!(h.capacity.memory_mib))),
+    F::always("memory_mb_used", |h, _| Some(json!(h.used.1))),
+    F::always("free_ram_mb", |h, _| {
+        Some(json!(left(h.capacity.memory_mib, h.used.1)))
+    }),
+    F::always("local_gb", |h, _| Some(json!(h.capacity.disk_gib))),
+    F::always("local_gb_used", |h, _| Some(json!(h.used.2))),
+    F::always("free_disk_gb", |h, _| {
+        Some(json!(left(h.capacity.disk_gib, h.used.2)))
+    }),
+    F::always("disk_available_least", |h, _| {
+        Some(json!(h.capacity.disk_free_gib))
+    }),
+    F::always("running_vms", |h, _| Some(json!(h.used.3))),
+    F::always("current_workload", |h, _| {
+        Some(json!(h.capacity.io_operations))
+    }),
+    F::always("cpu_info", |h, version| Some(cpu_info(h, version))),
+    F::always("service", |h, version| {
+        Some(json!({
+            "id": h.service_id(version),
+            "host": h.hostname,
+            "disabled_reason": h.disabled_reason,
+        }))
+    }),
+    F::always("servers", |h, _| {
+        let list = h.servers.as_ref().filter(|list| !list.is_empty())?;
+        let one = |(id, name): &(String, String)| json!({"uuid": id, "name": name});
+        Some(list.iter().map(one).collect())
+    })
+    .since(53),
+];
+
+fn left(total: u64, used: i64) -> i64 {
+    i64::try_from(total)
+        .unwrap_or(i64::MAX)
+        .saturating_sub(used)
+}
+
+/// A JSON text up to 2.27, an object since.
+fn cpu_info(host: &Host, version: Microversion) -> Value {
+    let info = json!({
+        "arch": host.capacity.architecture,
+        "model": host.capacity.cpu_model,
+        "vendor": host.capacity.cpu_vendor,
+        "features": host.capacity.cpu_features,
+        "topology": {"cores": host.capacity.vcpus, "threads": 1, "sockets": 1},
+    });
+    if version.0 >= 28 {
+        info
+    } else {
+        json!(info.to_string())
+    }
+}
+
+fn hypervisor(call: &Call, host: &Host, detail: bool) -> Value {
+    let mut value = render(HYPERVISOR, host, call.version, true);
+    if !detail && let Value::Object(map) = &mut value {
+        map.retain(|name, _| HYPERVISOR_BASIC.contains(&name.as_str()));
+    }
+    value
+}
+
+/// `GET /os-hypervisors`
+pub async fn hypervisors(call: Call, params: Params) -> Reply {
+    hypervisor_list(call, params, false).await
+}
+
+/// `GET /os-hypervisors/detail`
+pub async fn hypervisors_detail(call: Call, params: Params) -> Reply {
+    hypervisor_list(call, params, true).await
+}
+
+async fn hypervisor_list(call: Call, params: Params, detail: bool) -> Reply {
+    call.admin_only("os_compute_api:os-hypervisors:list")?;
+    let with_servers = call.since(53) && params.flag("with_servers") == Some(true);
+    let mut all = tx!(call, |tx| [call] {
+        let mut all = hosts(tx, &call).await?;
+        if with_servers {
+            add_servers(tx, &mut all).await?;
+        }
+        Ok::<_, StoreError>(all)
+    })?;
+    if call.since(53)
+        && let Some(pattern) = params.get("hypervisor_hostname_pattern")
+    {
+        all.retain(|h| h.hostname.contains(pattern));
+        if all.is_empty() {
+            return Err(not_found(format!(
+                "No hypervisor matching '{}' could be found.",
+                clip(pattern)
+            )));
+        }
+    }
+    let mut next = None;
+    if call.since(33) {
+        let limit = params.limit(Service::Compute, listing::MAX_LIMIT)?;
+        let limit = limit.unwrap_or(listing::MAX_LIMIT);
+        let version = call.version;
+        let marker = params.get("marker");
+        let id = |h: &Host| {
+            h.service_id(version)
+                .to_string()
+                .trim_matches('"')
+                .to_owned()
+        };
+        (all, next) = listing::page(all, marker, limit, id).ok_or_else(|| {
+            bad(format!(
+                "marker [{}] not found",
+                clip(marker.unwrap_or_default())
+            ))
+        })?;
+    }
+    let list: Vec<Value> = all.iter().map(|h| hypervisor(&call, h, detail)).collect();
+    let mut body = json!({ "hypervisors": list });
+    if let Some(next) = next {
+        let path = if detail {
+            "os-hypervisors/detail"
+        } else {
+            "os-hypervisors"
+        };
+        body["hypervisors_links"] = super::servers::next_link(&call, path, &params, &next);
+    }
+    ok(body)
+}
+
+async fn add_servers(tx: &mut Tx, hosts: &mut [Host]) -> Result<(), StoreError> {
+    let rows = tx
+        .query(
+            "SELECT id, name, host_id FROM instances \
+             WHERE host_id IS NOT NULL AND deleted_at IS NULL ORDER BY id",
+            params![],
+        )
+        .await?;
+    let mut by_host: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    for row in rows {
+        let server = (row.text("id")?, row.text("name")?);
+        by_host
+            .entry(row.text("host_id")?)
+            .or_default()
+            .push(server);
+    }
+    for host in hosts {
+        host.servers = Some(by_host.remove(&host.id.to_string()).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// `GET /os-hypervisors/{id}`
+pub async fn hypervisor_show(call: Call, Path(id): Path<String>, params: Params) -> Reply {
+    call.admin_only("os_compute_api:os-hypervisors:show")?;
+    let with_servers = call.since(53) && params.flag("with_servers") == Some(true);
+    let all = tx!(call, |tx| [call] {
+        let mut all = hosts(tx, &call).await?;
+        if with_servers {
+            add_servers(tx, &mut all).await?;
+        }
+        Ok::<_, StoreError>(all)
+    })?;
+    let version = call.version;
+    let wanted = |h: &&Host| h.service_id(version).to_string().trim_matches('"') == id;
+    match all.iter().find(wanted) {
+        Some(host) => ok(json!({"hypervisor": hypervisor(&call, host, true)})),
+        None => Err(not_found(format!(
+            "Hypervisor with ID '{}' could not be found.",
+            clip(&id)
+        ))),
+    }
+}
+
+/// `GET /os-hypervisors/statistics`: the sum of all enabled hosts.
+pub async fn statistics(call: Call) -> Reply {
+    call.admin_only("os_compute_api:os-hypervisors:statistics")?;
+    let all = tx!(call, |tx| [call] { hosts(tx, &call).await })?;
+    let enabled: Vec<&Host> = all.iter().filter(|h| h.enabled).collect();
+    let mut sums = Map::new();
+    for name in [
+        "vcpus",
+        "vcpus_used",
+        "memory_mb",
+        "memory_mb_used",
+        "free_ram_mb",
+        "local_gb",
+        "local_gb_used",
+        "free_disk_gb",
+        "disk_available_least",
+        "running_vms",
+        "current_workload",
+    ] {
+        let field = HYPERVISOR.iter().find(|f| f.name == name);
+        let sum: i64 = enabled
+            .iter()
+            .filter_map(|h| (field?.value)(h, call.version)?.as_i64())
+            .fold(0, i64::saturating_add);
+        sums.insert(name.to_owned(), json!(sum));
+    }
+    sums.insert("count".into(), json!(enabled.len()));
+    ok(json!({ "hypervisor_statistics": sums }))
+}

@@ -1,0 +1,386 @@
+//! What hangs below a server: addresses, metadata, tags, interfaces, security groups, actions.
+
+use super::common::{
+    Call, Reply, answer, bad, forbidden, metadata, not_found, object, ok, status, tag, tags, tx,
+    within,
+};
+use super::microversion::Microversion;
+use super::render::{Field, render};
+use super::servers::{check_lock, find, save};
+use super::{networking, server_view};
+use crate::actions::{self, ActionRow, Event};
+use crate::{listing, quotas};
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::http::{StatusCode, header};
+use berth_controller_core::body::clip;
+use berth_controller_core::query::Params;
+use berth_controller_core::{ApiError, time};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// `GET /servers/{id}/ips`
+pub async fn ips(call: Call, Path(id): Path<String>) -> Reply {
+    let all = addresses(&call, id).await?;
+    ok(json!({ "addresses": all }))
+}
+
+/// `GET /servers/{id}/ips/{network}`
+pub async fn ips_of(call: Call, Path((id, network)): Path<(String, String)>) -> Reply {
+    let all = addresses(&call, id).await?;
+    match all.get(&network) {
+        Some(list) => ok(json!({ network: list })),
+        None => Err(not_found(format!(
+            "Instance is not a member of network {}.",
+            clip(&network)
+        ))),
+    }
+}
+
+async fn addresses(call: &Call, id: String) -> Result<Value, ApiError> {
+    tx!(call, |tx| [call, id] {
+        let instance = find(tx, &call, &id).await?;
+        let mut all = networking::addresses(tx, &[instance.id]).await?;
+        let all = all.remove(&instance.id).unwrap_or_default();
+        Ok::<Value, ApiError>(server_view::addresses(&all, false))
+    })
+}
+
+/// `GET /servers/{id}/metadata`
+pub async fn metadata_index(call: Call, Path(id): Path<String>) -> Reply {
+    let instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    ok(json!({"metadata": instance.body.metadata}))
+}
+
+/// How a request changes metadata.
+#[derive(Clone)]
+enum Change {
+    Replace(BTreeMap<String, String>),
+    Merge(BTreeMap<String, String>),
+    Remove(String),
+}
+
+async fn change(
+    call: &Call,
+    id: String,
+    change: Change,
+) -> Result<BTreeMap<String, String>, ApiError> {
+    tx!(call, |tx| [call, id, change] {
+        let mut instance = find(tx, &call, &id).await?;
+        check_lock(&call, &instance)?;
+        let map = &mut instance.body.metadata;
+        match change {
+            Change::Replace(new) => *map = new,
+            Change::Merge(new) => map.extend(new),
+            Change::Remove(key) => {
+                if map.remove(&key).is_none() {
+                    return Err(not_found("Metadata item was not found"));
+                }
+            }
+        }
+        let items = i64::try_from(map.len()).unwrap_or(i64::MAX);
+        let limits = quotas::limits(tx, &instance.project_id).await?;
+        let most = quotas::limit_of(&limits, "metadata_items");
+        if most >= 0 && items > most {
+            return Err(forbidden(format!(
+                "Maximum number of metadata items exceeds {most}"
+            )));
+        }
+        save(tx, &call, &instance).await?;
+        Ok::<_, ApiError>(instance.body.metadata)
+    })
+}
+
+fn metadata_of(bytes: &Bytes) -> Result<BTreeMap<String, String>, ApiError> {
+    let body = object(bytes, &["metadata"])?;
+    metadata(&within(&body, "metadata")?)
+}
+
+/// `PUT /servers/{id}/metadata`
+pub async fn metadata_replace(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
+    let map = change(&call, id, Change::Replace(metadata_of(&bytes)?)).await?;
+    ok(json!({ "metadata": map }))
+}
+
+/// `POST /servers/{id}/metadata`
+pub async fn metadata_merge(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
+    let map = change(&call, id, Change::Merge(metadata_of(&bytes)?)).await?;
+    ok(json!({ "metadata": map }))
+}
+
+/// `GET /servers/{id}/metadata/{key}`
+pub async fn metadata_show(call: Call, Path((id, key)): Path<(String, String)>) -> Reply {
+    let instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    match instance.body.metadata.get(&key) {
+        Some(value) => ok(json!({"meta": {key: value}})),
+        None => Err(not_found("Metadata item was not found")),
+    }
+}
+
+/// `PUT /servers/{id}/metadata/{key}`
+pub async fn metadata_set(
+    call: Call,
+    Path((id, key)): Path<(String, String)>,
+    bytes: Bytes,
+) -> Reply {
+    let body = object(&bytes, &["meta"])?;
+    let map = metadata(&within(&body, "meta")?)?;
+    if map.len() != 1 {
+        return Err(bad("Request body contains too many items"));
+    }
+    if !map.contains_key(&key) {
+        return Err(bad("Request body and URI mismatch"));
+    }
+    change(&call, id, Change::Merge(map.clone())).await?;
+    ok(json!({ "meta": map }))
+}
+
+/// `DELETE /servers/{id}/metadata/{key}`
+pub async fn metadata_delete(call: Call, Path((id, key)): Path<(String, String)>) -> Reply {
+    change(&call, id, Change::Remove(key)).await?;
+    status(StatusCode::NO_CONTENT)
+}
+
+/// `GET /servers/{id}/tags`
+pub async fn tags_index(call: Call, Path(id): Path<String>) -> Reply {
+    call.only_in(26, u16::MAX)?;
+    let instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    ok(json!({"tags": instance.body.tags}))
+}
+
+/// `PUT /servers/{id}/tags`
+pub async fn tags_replace(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
+    call.only_in(26, u16::MAX)?;
+    let body = object(&bytes, &["tags"])?;
+    let fields = berth_controller_core::body::Fields::of(
+        berth_controller_core::Service::Compute,
+        &body,
+        "body",
+    )?;
+    let new = tags(&fields, "tags")?.ok_or_else(|| fields.wrong("tags", "is missing"))?;
+    let shown = new.clone();
+    tx!(call, |tx| [call, id, new] {
+        let mut instance = find(tx, &call, &id).await?;
+        check_lock(&call, &instance)?;
+        instance.body.tags = new;
+        save(tx, &call, &instance).await
+    })?;
+    ok(json!({ "tags": shown }))
+}
+
+/// `DELETE /servers/{id}/tags`
+pub async fn tags_clear(call: Call, Path(id): Path<String>) -> Reply {
+    call.only_in(26, u16::MAX)?;
+    tx!(call, |tx| [call, id] {
+        let mut instance = find(tx, &call, &id).await?;
+        check_lock(&call, &instance)?;
+        instance.body.tags.clear();
+        save(tx, &call, &instance).await
+    })?;
+    status(StatusCode::NO_CONTENT)
+}
+
+/// `GET /servers/{id}/tags/{tag}`
+pub async fn tag_show(call: Call, Path((id, name)): Path<(String, String)>) -> Reply {
+    call.only_in(26, u16::MAX)?;
+    let instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    if instance.body.tags.contains(&name) {
+        return status(StatusCode::NO_CONTENT);
+    }
+    Err(no_tag(&instance.id.to_string(), &name))
+}
+
+fn no_tag(id: &str, name: &str) -> ApiError {
+    not_found(format!("Server {id} has no tag '{}'", clip(name)))
+}
+
+/// `PUT /servers/{id}/tags/{tag}`: 201 if it is new, 204 if it was there.
+pub async fn tag_add(call: Call, Path((id, name)): Path<(String, String)>) -> Reply {
+    call.only_in(26, u16::MAX)?;
+    let name = tag(&name)?;
+    let added = tx!(call, |tx| [call, id, name] {
+        let mut instance = find(tx, &call, &id).await?;
+        check_lock(&call, &instance)?;
+        if !instance.body.tags.insert(name) {
+            return Ok(false);
+        }
+        if instance.body.tags.len() > super::common::MAX_TAGS {
+            return Err(bad(format!(
+                "The number of tags exceeded the per-server limit {}",
+                super::common::MAX_TAGS
+            )));
+        }
+        save(tx, &call, &instance).await?;
+        Ok::<bool, ApiError>(true)
+    })?;
+    if !added {
+        return status(StatusCode::NO_CONTENT);
+    }
+    let mut response = answer(StatusCode::CREATED, Value::Null);
+    *response.body_mut() = axum::body::Body::empty();
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    if let Ok(location) = call.href(&format!("servers/{id}/tags/{name}")).parse() {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// `DELETE /servers/{id}/tags/{tag}`
+pub async fn tag_remove(call: Call, Path((id, name)): Path<(String, String)>) -> Reply {
+    call.only_in(26, u16::MAX)?;
+    tx!(call, |tx| [call, id, name] {
+        let mut instance = find(tx, &call, &id).await?;
+        check_lock(&call, &instance)?;
+        if !instance.body.tags.remove(&name) {
+            return Err(no_tag(&id, &name));
+        }
+        save(tx, &call, &instance).await
+    })?;
+    status(StatusCode::NO_CONTENT)
+}
+
+/// `GET /servers/{id}/os-interface`
+pub async fn interfaces(call: Call, Path(id): Path<String>) -> Reply {
+    let list = tx!(call, |tx| [call, id] {
+        let instance = find(tx, &call, &id).await?;
+        Ok::<_, ApiError>(networking::interfaces(tx, instance.id).await?)
+    })?;
+    ok(json!({ "interfaceAttachments": list }))
+}
+
+/// `GET /servers/{id}/os-interface/{port}`
+pub async fn interface(call: Call, Path((id, port)): Path<(String, String)>) -> Reply {
+    let list = tx!(call, |tx| [call, id] {
+        let instance = find(tx, &call, &id).await?;
+        Ok::<_, ApiError>(networking::interfaces(tx, instance.id).await?)
+    })?;
+    match list.into_iter().find(|i| i["port_id"] == json!(port)) {
+        Some(one) => ok(json!({ "interfaceAttachment": one })),
+        None => Err(not_found(format!(
+            "No such port {} on instance {id}.",
+            clip(&port)
+        ))),
+    }
+}
+
+/// `GET /servers/{id}/os-volume_attachments`: no server has one yet.
+pub async fn volumes(call: Call, Path(id): Path<String>) -> Reply {
+    tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    ok(json!({"volumeAttachments": []}))
+}
+
+struct ActionView {
+    row: ActionRow,
+    admin: bool,
+}
+
+type F = Field<ActionView>;
+
+const ACTION: &[F] = &[
+    F::always("action", |a, _| Some(json!(a.row.action))),
+    F::always("instance_uuid", |a, _| Some(json!(a.row.instance_id))),
+    F::always("request_id", |a, _| Some(json!(a.row.request_id))),
+    F::always("user_id", |a, _| Some(json!(a.row.user_id))),
+    F::always("project_id", |a, _| Some(json!(a.row.project_id))),
+    F::always("start_time", |a, _| {
+        Some(json!(action_time(a.row.started_at)))
+    }),
+    F::always("message", |a, _| Some(json!(a.row.message))),
+    F::always("updated_at", |a, _| {
+        Some(json!(action_time(a.row.updated_at)))
+    })
+    .since(58),
+];
+
+/// Shown to administrators always, to others since 2.51.
+fn events(view: &ActionView, version: Microversion) -> Option<Value> {
+    if !view.admin && version.0 < 51 {
+        return None;
+    }
+    let all = view.row.events.iter();
+    Some(all.map(|e| event(view, e)).collect())
+}
+
+fn event(view: &ActionView, event: &Event) -> Value {
+    let mut value = json!({
+        "event": event.event,
+        "start_time": action_time(event.start_time),
+        "finish_time": event.finish_time.map(action_time),
+        "result": event.result,
+    });
+    // Nova's traceback is for administrators: here, what the agent said went wrong.
+    if view.admin {
+        value["traceback"] = json!(event.details);
+    }
+    value
+}
+
+fn action_time(millis: i64) -> String {
+    time::micros(millis).trim_end_matches('Z').to_owned()
+}
+
+/// `GET /servers/{id}/os-instance-actions`
+pub async fn actions_index(call: Call, Path(id): Path<String>, params: Params) -> Reply {
+    let rows = tx!(call, |tx| [call, id] {
+        let instance = find(tx, &call, &id).await?;
+        Ok::<_, ApiError>(actions::list(tx, instance.id).await?)
+    })?;
+    let mut body = json!({});
+    let (rows, next) = if call.since(58) {
+        let since = params.get("changes-since").map(|text| {
+            super::servers::parse_time(text)
+                .ok_or_else(|| bad(format!("changes-since is no time: {}", clip(text))))
+        });
+        let since = since.transpose()?;
+        let rows: Vec<_> = rows
+            .into_iter()
+            .filter(|r| since.is_none_or(|s| r.updated_at >= s))
+            .collect();
+        let limit = params.limit(berth_controller_core::Service::Compute, listing::MAX_LIMIT)?;
+        let limit = limit.unwrap_or(listing::MAX_LIMIT);
+        let page = listing::page(rows, params.get("marker"), limit, |r| r.request_id.clone());
+        page.ok_or_else(|| bad("marker not found"))?
+    } else {
+        (rows, None)
+    };
+    let shown: Vec<Value> = rows
+        .into_iter()
+        .map(|row| {
+            let view = ActionView {
+                admin: call.context.is_admin,
+                row,
+            };
+            render(ACTION, &view, call.version, view.admin)
+        })
+        .collect();
+    body["instanceActions"] = json!(shown);
+    if let Some(next) = next {
+        let path = format!("servers/{id}/os-instance-actions");
+        body["links"] = super::servers::next_link(&call, &path, &params, &next);
+    }
+    ok(body)
+}
+
+/// `GET /servers/{id}/os-instance-actions/{request}`
+pub async fn action_show(call: Call, Path((id, request)): Path<(String, String)>) -> Reply {
+    let row = tx!(call, |tx| [call, id, request] {
+        let instance = find(tx, &call, &id).await?;
+        Ok::<_, ApiError>(actions::get(tx, instance.id, &request).await?)
+    })?;
+    let Some(row) = row else {
+        return Err(not_found(format!(
+            "Action for request {} on instance {id} not found",
+            clip(&request)
+        )));
+    };
+    let view = ActionView {
+        admin: call.context.is_admin,
+        row,
+    };
+    let mut value = render(ACTION, &view, call.version, view.admin);
+    if let Some(events) = events(&view, call.version) {
+        value["events"] = events;
+    }
+    ok(json!({ "instanceAction": value }))
+}

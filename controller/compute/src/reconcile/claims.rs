@@ -1,0 +1,46 @@
+//! Claims equal what is, or may be, there: one whose VMM is closed is given back, one whose VMM
+//! was never written down is removed.
+//!
+//! Both should never be found: a claim and its VMM's row are written and closed together.
+
+use crate::placement;
+use berth_controller_core::store::StoreError;
+use berth_controller_core::{AppState, params};
+use berth_controller_hosts::Target;
+
+/// One round.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
+    let now = app.clock.now_millis();
+    let given_back = app
+        .store
+        .tx(|tx| {
+            Box::pin(async move {
+                let rows = tx
+                    .query(
+                        "SELECT c.vmm_id, c.host_id FROM claims c LEFT JOIN vmms v ON v.id = c.vmm_id \
+                         WHERE v.id IS NULL OR v.deleted_at IS NOT NULL",
+                        params![],
+                    )
+                    .await?;
+                for row in &rows {
+                    let target = Target {
+                        vmm_id: row.parse("vmm_id")?,
+                        host_id: row.parse("host_id")?,
+                    };
+                    placement::give_back(tx, now, target).await?;
+                }
+                Ok::<_, StoreError>(u64::try_from(rows.len()).unwrap_or(0))
+            })
+        })
+        .await?;
+    if given_back > 0 {
+        tracing::error!(
+            given_back,
+            "claims of closed VMMs were given back; report this"
+        );
+    }
+    Ok(given_back)
+}

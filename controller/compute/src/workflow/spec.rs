@@ -1,0 +1,106 @@
+//! From rows to the complete order for a guest: nobody is asked afterwards.
+
+use crate::instances::Instance;
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{Env, params};
+use berth_controller_image as image;
+use berth_controller_network as network;
+use berth_rpc_types::spec::{BootSpec, ConfigDriveSpec, DiskSpec, VmmSpec};
+use berth_rpc_types::{OperationId, VmmId};
+
+/// The spec of an instance's VMM, with image tokens for this operation. It is kept with the VMM,
+/// so that a guest whose image was deleted since can still be started from its own disks.
+///
+/// The inner error says why there can be none: its image is gone, or is not fit to boot.
+pub(super) async fn compile(
+    tx: &mut Tx,
+    env: &Env,
+    instance: &Instance,
+    vmm_id: VmmId,
+    operation_id: OperationId,
+) -> Result<Result<VmmSpec, String>, StoreError> {
+    let kept = kept(tx, vmm_id).await?;
+    let fresh = match instance.image_id {
+        Some(image_id) => image::boot_images(tx, env, image_id, operation_id).await,
+        None => return Ok(Err("The server has no image to boot from.".into())),
+    };
+    let (root, boot) = match (fresh, kept) {
+        (Ok(images), _) => (
+            Some(images.root),
+            BootSpec {
+                kernel: images.kernel,
+                ramdisk: images.ramdisk,
+                cmdline: images.cmdline,
+            },
+        ),
+        (Err(error), Some(kept)) if error.cause.is_none() => {
+            let root = kept.disks.into_iter().next().and_then(|disk| disk.image);
+            (root, kept.boot)
+        }
+        (Err(error), _) => match error.cause {
+            Some(cause) => return Err(cause),
+            None => return Ok(Err(error.message)),
+        },
+    };
+    let spec = VmmSpec {
+        instance_id: instance.id,
+        name: instance.hostname(),
+        project_id: instance.project_id.clone(),
+        vcpus: u32::try_from(instance.flavor.vcpus).unwrap_or(1),
+        memory_mib: u64::try_from(instance.flavor.ram).unwrap_or(0),
+        boot,
+        disks: disks(tx, instance, root).await?,
+        ports: network::port_specs(tx, instance.id).await?,
+        config_drive: config_drive(instance),
+    };
+    let text = serde_json::to_value(&spec).unwrap_or_default();
+    tx.execute(
+        "UPDATE vmms SET spec = $1 WHERE id = $2",
+        params![text, vmm_id],
+    )
+    .await?;
+    Ok(Ok(spec))
+}
+
+async fn kept(tx: &mut Tx, vmm_id: VmmId) -> Result<Option<VmmSpec>, StoreError> {
+    let row = tx
+        .query_opt("SELECT spec FROM vmms WHERE id = $1", params![vmm_id])
+        .await?;
+    let text = row.map(|row| row.opt_text("spec")).transpose()?.flatten();
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
+async fn disks(
+    tx: &mut Tx,
+    instance: &Instance,
+    mut root: Option<berth_rpc_types::ImageSpec>,
+) -> Result<Vec<DiskSpec>, StoreError> {
+    let rows = tx
+        .query(
+            "SELECT id, size_gib FROM disks WHERE instance_id = $1 ORDER BY position",
+            params![instance.id],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(DiskSpec {
+                id: row.parse("id")?,
+                // The first is the root disk.
+                image: root.take(),
+                size_gib: u64::try_from(row.int("size_gib")?).unwrap_or(0),
+                read_only: false,
+            })
+        })
+        .collect()
+}
+
+fn config_drive(instance: &Instance) -> ConfigDriveSpec {
+    let body = &instance.body;
+    let key = instance.key_name.clone().zip(body.public_key.clone());
+    ConfigDriveSpec {
+        public_keys: key.into_iter().collect(),
+        user_data: body.user_data.clone(),
+        metadata: body.metadata.clone(),
+        availability_zone: instance.availability_zone.clone().unwrap_or_default(),
+    }
+}

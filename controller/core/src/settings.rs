@@ -1,0 +1,72 @@
+//! What can be set of the logic and of the APIs. The configuration file's other keys are the program's.
+
+use berth_scheduler::Policy;
+use serde::{Deserialize, Serialize};
+
+/// What the logic of every controller of a cloud must agree on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ControlSettings {
+    /// Seconds since a host's last sync after which it counts as down for placement. Nothing is
+    /// freed by it (PROTOCOL.md, rule 1).
+    pub service_down_time: u32,
+    /// Seconds without a sign of life after which an operation is reported as suspicious.
+    pub silence_limit: u32,
+    /// Seconds that a guest has to power off by itself at a stop or a soft reboot.
+    pub shutdown_timeout: u32,
+    /// Hosts that a create tries before it fails.
+    pub max_attempts: u32,
+    /// The scheduler's knobs.
+    pub scheduler: Policy,
+    /// A token by which any number of hosts may join; for set-ups made by script. Tokens from
+    /// `berth-controller token create` are good for one host.
+    pub join_token: Option<String>,
+    /// The broker's URL that joining agents are told, if the controller hands it out.
+    pub agent_broker_url: Option<String>,
+}
+
+impl Default for ControlSettings {
+    fn default() -> Self {
+        Self {
+            service_down_time: 60,
+            silence_limit: 60,
+            shutdown_timeout: 60,
+            max_attempts: 3,
+            scheduler: Policy::default(),
+            join_token: None,
+            agent_broker_url: None,
+        }
+    }
+}
+
+impl ControlSettings {
+    /// Whether a host counts as up: a sync within `service_down_time`, and nobody forced it down.
+    /// Times are in Unix milliseconds.
+    pub const fn is_up(&self, last_seen_at: i64, forced_down: bool, now: i64) -> bool {
+        !forced_down && now.saturating_sub(last_seen_at) <= self.service_down_time as i64 * 1000
+    }
+}
+
+/// What an operator may tune of the APIs.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// The catalogue's one region.
+    pub region: String,
+    /// How long a token is good for, in seconds.
+    pub token_lifetime_secs: i64,
+    /// The largest image that is taken, in bytes.
+    pub max_image_bytes: u64,
+    /// The physical network of a flat network that names none.
+    pub default_physical_network: String,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            region: "RegionOne".into(),
+            token_lifetime_secs: 4 * 3600,
+            max_image_bytes: 64 << 30,
+            default_physical_network: "physnet1".into(),
+        }
+    }
+}

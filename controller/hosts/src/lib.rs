@@ -1,0 +1,56 @@
+//! What is known of hosts: joining, the heartbeat, fences and lineage.
+//!
+//! Agents speak HTTPS, not the broker's path (PROTOCOL.md, rule 6): a host is heard even while the
+//! broker is down. Every call but join proves the host's secret.
+//!
+//! - [`join`]: a token for an id and a secret; [`auth`]: the secret, proved.
+//! - [`sync`]: epoch, lost guests, what was seen, and what is acknowledged; [`observer`]: who is
+//!   told what was seen.
+//! - [`fences`]: an administrator's word that a host is off, and what follows from it.
+//! - [`lineage`]: which database this is, and how old.
+//! - [`reconcile`]: what is kept true of them.
+
+pub mod auth;
+pub mod fences;
+pub mod join;
+pub mod lineage;
+pub mod observer;
+pub mod reconcile;
+pub mod sync;
+
+pub use auth::authenticate;
+pub use fences::Fence;
+pub use observer::{Observer, Target};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::routing::post;
+use berth_controller_core::AppState;
+use std::sync::Arc;
+
+/// The largest report that is read: a host's guests, a few hundred bytes each.
+const BODY_MAX: usize = 8 << 20;
+
+/// What the agents' routes share: the application, and who is told what hosts see. Cheap to clone.
+#[derive(Clone)]
+pub struct Agents {
+    /// The application.
+    pub app: AppState,
+    /// Who is told.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl FromRef<Agents> for AppState {
+    fn from_ref(agents: &Agents) -> Self {
+        agents.app.clone()
+    }
+}
+
+/// Joining and the heartbeat, under `/agent/v1`.
+pub fn router(agents: Agents) -> Router {
+    Router::new()
+        .route("/agent/v1/join", post(join::join))
+        .route("/agent/v1/sync", post(sync::sync))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(agents)
+}

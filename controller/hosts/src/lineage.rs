@@ -1,0 +1,65 @@
+//! Which database this is, and how old: a lineage made once, and a counter that never falls
+//! within it. An agent that has seen a higher counter has met a restored backup (rule 5).
+
+use berth_controller_core::store::{Store, StoreError, Tx};
+use berth_controller_core::{AppState, Env, params};
+
+/// Makes the lineage of a new database.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn ensure(store: &Store, env: &Env) -> Result<(), StoreError> {
+    let lineage = env.uuid().to_string();
+    store
+        .tx(|tx| {
+            let lineage = lineage.clone();
+            Box::pin(async move {
+                for (name, value) in [("lineage", lineage.as_str()), ("lineage_counter", "1")] {
+                    tx.execute(
+                        "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+                        params![name, value],
+                    )
+                    .await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+}
+
+/// The lineage and its counter.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn read(tx: &mut Tx) -> Result<(String, u64), StoreError> {
+    let rows = tx
+        .query(
+            "SELECT name, value FROM meta WHERE name IN ('lineage', 'lineage_counter')",
+            &[],
+        )
+        .await?;
+    let mut found = (String::new(), 0);
+    for row in rows {
+        match row.text("name")?.as_str() {
+            "lineage" => found.0 = row.text("value")?,
+            _ => found.1 = row.parse("value")?,
+        }
+    }
+    Ok(found)
+}
+
+/// Counts on.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn advance(app: &AppState) -> Result<u64, StoreError> {
+    app.store
+        .tx(|tx| {
+            Box::pin(tx.execute(
+                "UPDATE meta SET value = CAST(CAST(value AS BIGINT) + 1 AS TEXT) \
+                 WHERE name = 'lineage_counter'",
+                &[],
+            ))
+        })
+        .await
+}

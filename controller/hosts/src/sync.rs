@@ -1,0 +1,233 @@
+//! The heartbeat: a host says what it has and what it saw; it learns its epoch, what it has
+//! lost, and what it need not tell again.
+//!
+//! An observation is folded in only if it is newer than what is known, and no operation is open
+//! on its instance (PROTOCOL.md, rule 10); until then it is not acknowledged, and told again. A
+//! guest that nobody knows is noted, and never touched (rule 5). A database older than what the
+//! agent has seen says so of itself (`refused`), and folds nothing in.
+
+use crate::{Agents, Observer, authenticate, lineage};
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use berth_controller_core::agent::AgentError;
+use berth_controller_core::store::{Row, StoreError, Tx, Value};
+use berth_controller_core::{Env, params};
+use berth_rpc::{Address, kill_point};
+use berth_rpc_types::link::{Reported, SyncReply, SyncRequest};
+use berth_rpc_types::{HostId, Observation, VmmId, VmmState};
+
+/// Milliseconds that a tombstone is remembered by the agent after its answer: copies of older
+/// commands may still be in its queue. After a second such time it is not mentioned any more.
+const FORGET_AFTER_MS: i64 = 3_600_000;
+/// How many tombstones one answer lets go.
+const FORGET_MAX: i64 = 500;
+
+/// `POST /agent/v1/sync`
+pub(super) async fn sync(
+    State(Agents { app, observer }): State<Agents>,
+    headers: HeaderMap,
+    Json(request): Json<SyncRequest<Reported>>,
+) -> Result<Json<SyncReply>, AgentError> {
+    let host_id = authenticate(&app, &headers).await?;
+    if host_id != request.host_id {
+        let why = format!("host {host_id} reports as {}", request.host_id);
+        return Err(AgentError::Refused(StatusCode::FORBIDDEN, why));
+    }
+    let (request, newer) = request.understood();
+    if !newer.is_empty() {
+        let first = newer.first().map(ToString::to_string);
+        tracing::warn!(%host_id, count = newer.len(), first, "states that only a newer controller knows; not acknowledged");
+    }
+    if request.starting {
+        // Before it consumes: a broker that lost its queues has this one again.
+        drop(app.transport.declare(Address::Agent(host_id)).await);
+    }
+    let env = app.env();
+    let reply = app
+        .store
+        .tx(|tx| {
+            let (env, request, observer) = (env.clone(), request.clone(), observer.clone());
+            Box::pin(async move { fold(tx, &env, &*observer, &request).await })
+        })
+        .await?;
+    kill_point!("controller.sync.committed");
+    // Something may be to do: a stop of what runs and should not.
+    app.wake.notify_one();
+    Ok(Json(reply))
+}
+
+/// Folds a report in, and answers it.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn fold(
+    tx: &mut Tx,
+    env: &Env,
+    observer: &dyn Observer,
+    request: &SyncRequest,
+) -> Result<SyncReply, StoreError> {
+    let host_id = request.host_id;
+    let row = tx
+        .query_opt("SELECT * FROM hosts WHERE id = $1", params![host_id])
+        .await?
+        .ok_or_else(|| StoreError::Malformed {
+            table: "hosts".into(),
+            column: "id".into(),
+            reason: format!("{host_id} is gone"),
+        })?;
+    let (lineage, counter) = lineage::read(tx).await?;
+    let epoch = unsigned(row.int("epoch")?);
+    let mut reply = SyncReply {
+        epoch,
+        lost: vec![],
+        acknowledged: vec![],
+        lineage_counter: counter,
+        network_revision: unsigned(row.int("network_revision")?),
+        forget: vec![],
+        refused: older(request, &lineage, counter, epoch),
+        lineage,
+    };
+    if let Some(why) = &reply.refused {
+        tracing::error!(%host_id, why, "this database is refused by a host");
+        return Ok(reply);
+    }
+    seen(tx, env.now(), request, &row).await?;
+    for observation in &request.observations {
+        if observed(tx, env, observer, host_id, observation).await? {
+            let seen = (observation.vmm_id, observation.observation);
+            reply.acknowledged.push(seen);
+        }
+    }
+    // Until the host itself says that it has removed them: that is no request's end.
+    reply.lost = vmms(
+        tx,
+        "SELECT id FROM vmms WHERE host_id = $1 AND lost_at IS NOT NULL AND removed_at IS NULL",
+        params![host_id],
+    )
+    .await?;
+    let now = env.now();
+    reply.forget = vmms(
+        tx,
+        "SELECT id FROM vmms WHERE host_id = $1 AND deleted_at IS NOT NULL \
+         AND (lost_at IS NULL OR removed_at IS NOT NULL) \
+         AND COALESCE(removed_at, deleted_at) > $2 AND COALESCE(removed_at, deleted_at) <= $3 LIMIT $4",
+        params![
+            host_id,
+            now - 2 * FORGET_AFTER_MS,
+            now - FORGET_AFTER_MS,
+            FORGET_MAX
+        ],
+    )
+    .await?;
+    Ok(reply)
+}
+
+/// Rule 5: why this database must not be obeyed, if it is older than what the agent has seen.
+fn older(request: &SyncRequest, lineage: &str, counter: u64, epoch: u64) -> Option<String> {
+    let other = request.lineage.as_deref().filter(|l| *l != lineage);
+    if let Some(other) = other {
+        return Some(format!(
+            "this controller's database is {lineage}, and this host has served {other}: if that is \
+             meant, tell the agent to accept it (accept_lineage)"
+        ));
+    }
+    let same = request.lineage.is_some();
+    if same && (request.lineage_counter > counter || request.epoch > epoch) {
+        return Some(format!(
+            "this controller's database is older (counter {counter}, epoch {epoch}) than what this \
+             host has seen (counter {}, epoch {}): it was restored from a backup. Decide which is \
+             right, then tell the agent to accept it (accept_lineage)",
+            request.lineage_counter, request.epoch
+        ));
+    }
+    None
+}
+
+async fn seen(tx: &mut Tx, now: i64, request: &SyncRequest, row: &Row) -> Result<(), StoreError> {
+    let capacity = serde_json::to_value(&request.capacity).unwrap_or_default();
+    let capacity = capacity.to_string();
+    // Only a change of the inventory is a change of its generation.
+    let changed = row.text("capacity")? != capacity;
+    tx.execute(
+        "UPDATE hosts SET last_seen_at = $1, address = $2, agent_version = $3, capacity = $4, \
+         generation = generation + $5, updated_at = $1 WHERE id = $6",
+        params![
+            now,
+            &request.address,
+            &request.version,
+            capacity,
+            i64::from(changed),
+            request.host_id
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn vmms(tx: &mut Tx, sql: &str, params: &[Value]) -> Result<Vec<VmmId>, StoreError> {
+    let rows = tx.query(sql, params).await?;
+    rows.iter().map(|row| row.parse("id")).collect()
+}
+
+/// Folds one observation in, if it may be. Whether the agent need not tell it again.
+async fn observed(
+    tx: &mut Tx,
+    env: &Env,
+    observer: &dyn Observer,
+    host_id: HostId,
+    seen: &Observation,
+) -> Result<bool, StoreError> {
+    let row = tx
+        .query_opt(
+            "SELECT instance_id, observation, deleted_at FROM vmms WHERE id = $1 AND host_id = $2",
+            params![seen.vmm_id, host_id],
+        )
+        .await?;
+    let Some(row) = row else {
+        stray(tx, env.now(), host_id, seen).await?;
+        return Ok(true);
+    };
+    if seen.state == VmmState::Deleted {
+        tx.execute(
+            "UPDATE vmms SET removed_at = $1 \
+             WHERE id = $2 AND lost_at IS NOT NULL AND removed_at IS NULL",
+            params![env.now(), seen.vmm_id],
+        )
+        .await?;
+    }
+    let known = unsigned(row.int("observation")?);
+    if row.opt_int("deleted_at")?.is_some() || seen.observation <= known {
+        return Ok(true);
+    }
+    let instance_id = row.parse("instance_id")?;
+    observer.observed(tx, env, instance_id, seen).await
+}
+
+async fn stray(
+    tx: &mut Tx,
+    now: i64,
+    host_id: HostId,
+    seen: &Observation,
+) -> Result<(), StoreError> {
+    if seen.state == VmmState::Deleted {
+        tx.execute(
+            "DELETE FROM strays WHERE vmm_id = $1 AND host_id = $2",
+            params![seen.vmm_id, host_id],
+        )
+        .await?;
+        return Ok(());
+    }
+    tracing::warn!(%host_id, vmm_id = %seen.vmm_id, state = %seen.state, "a guest that nobody knows; left alone");
+    tx.execute(
+        "INSERT INTO strays (vmm_id, host_id, state, seen_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (vmm_id, host_id) DO UPDATE SET state = excluded.state, seen_at = excluded.seen_at",
+        params![seen.vmm_id, host_id, seen.state.as_str(), now],
+    )
+    .await?;
+    Ok(())
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}

@@ -1,0 +1,107 @@
+//! Domains: where user and project names are unique.
+
+use super::resource::{Resource, description};
+use super::{Reply, admin_only, forbidden, self_link};
+use crate::DEFAULT_DOMAIN;
+use crate::tokens::Token;
+use axum::Extension;
+use axum::body::Bytes;
+use axum::extract::Path;
+use berth_controller_core::body::{self, Fields};
+use berth_controller_core::query::Params;
+use berth_controller_core::store::{Row, StoreError};
+use berth_controller_core::{AppState, Call, Service};
+use serde_json::{Value, json};
+
+/// With a domain, once it is disabled, goes all that is in it.
+pub(super) static DOMAIN: Resource = Resource {
+    one: "domain",
+    all: "domains",
+    unique: "",
+    view,
+    may_go: |row| match row.flag("enabled")? {
+        true => Err(forbidden(
+            "A domain that is enabled cannot be deleted: disable it first.",
+        )),
+        false => Ok(()),
+    },
+    goes_with_it: &[
+        "DELETE FROM tokens WHERE user_id IN (SELECT id FROM users WHERE domain_id = $1)",
+        "DELETE FROM tokens WHERE target_id = $1 \
+         OR target_id IN (SELECT id FROM projects WHERE domain_id = $1)",
+        "DELETE FROM role_assignments WHERE target_id = $1 \
+         OR user_id IN (SELECT id FROM users WHERE domain_id = $1) \
+         OR target_id IN (SELECT id FROM projects WHERE domain_id = $1)",
+        "DELETE FROM users WHERE domain_id = $1",
+        "DELETE FROM projects WHERE domain_id = $1",
+    ],
+};
+
+fn view(app: &AppState, row: &Row) -> Result<Value, StoreError> {
+    let id = row.text("id")?;
+    Ok(json!({
+        "links": self_link(app, "domains", &id),
+        "id": id,
+        "name": row.text("name")?,
+        "description": row.text("description")?,
+        "enabled": row.flag("enabled")?,
+        "tags": [],
+        "options": {},
+    }))
+}
+
+/// `GET /v3/domains`
+pub async fn list(call: Call, query: Params) -> Reply {
+    admin_only(&call.context)?;
+    DOMAIN.list(&call, &query, &["name", "enabled"]).await
+}
+
+/// `POST /v3/domains`
+pub async fn create(call: Call, bytes: Bytes) -> Reply {
+    admin_only(&call.context)?;
+    let body = body::parse(Service::Identity, &bytes)?;
+    let fields = Fields::within(Service::Identity, &body, "domain")?;
+    fields.only(&["name", "description", "enabled", "options", "tags"])?;
+    let columns = vec![
+        ("id", crate::new_id(&*call.app.rng).into()),
+        ("name", fields.name("name")?.into()),
+        (
+            "description",
+            description(&fields)?.unwrap_or_default().into(),
+        ),
+        ("enabled", fields.flag("enabled")?.unwrap_or(true).into()),
+        ("created_at", call.now().into()),
+    ];
+    DOMAIN.create(&call, columns).await
+}
+
+/// `GET /v3/domains/{id}`: one's own, or as administrator.
+pub async fn show(call: Call, Extension(token): Extension<Token>, Path(id): Path<String>) -> Reply {
+    if token.user_domain.id != id {
+        admin_only(&call.context)?;
+    }
+    DOMAIN.show(&call, &id).await
+}
+
+/// `PATCH /v3/domains/{id}`
+pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
+    admin_only(&call.context)?;
+    let body = body::parse(Service::Identity, &bytes)?;
+    let fields = Fields::within(Service::Identity, &body, "domain")?;
+    fields.only(&["name", "description", "enabled", "options", "tags"])?;
+    let enabled = fields.flag("enabled")?;
+    if id == DEFAULT_DOMAIN && enabled == Some(false) {
+        return Err(forbidden("The default domain cannot be disabled."));
+    }
+    let columns = vec![
+        ("name", fields.opt_name("name")?.into()),
+        ("description", description(&fields)?.into()),
+        ("enabled", enabled.map(i64::from).into()),
+    ];
+    DOMAIN.update(&call, &id, columns, |_, _| Ok(())).await
+}
+
+/// `DELETE /v3/domains/{id}`
+pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    DOMAIN.delete(&call, &id).await
+}

@@ -1,0 +1,212 @@
+//! Grants: which user has which role on which project, domain, or the system.
+
+use super::domains::DOMAIN;
+use super::projects::PROJECT;
+use super::roles::ROLE;
+use super::users::USER;
+use super::{Reply, admin_only, bad, collection, no_content, not_found};
+use axum::Router;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use axum::routing::get;
+use berth_controller_core::query::Params;
+use berth_controller_core::store::{Row, Tx, Value as Stored};
+use berth_controller_core::{ApiError, AppState, Call, params, tx};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// What a path names: a user, on what, and (but for lists) a role.
+#[derive(Clone, Debug)]
+struct Grant {
+    kind: &'static str,
+    target: String,
+    user: String,
+    role: String,
+}
+
+impl FromRequestParts<AppState> for Grant {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
+        let names = Path::<HashMap<String, String>>::from_request_parts(parts, app).await;
+        let Path(mut names) = names.map_err(|e| bad(format!("The path is malformed: {e}.")))?;
+        let mut take = |name: &str| names.remove(name);
+        let (kind, target) = match (take("project"), take("domain")) {
+            (Some(project), _) => ("project", project),
+            (None, Some(domain)) => ("domain", domain),
+            (None, None) => ("system", "all".to_owned()),
+        };
+        Ok(Self {
+            kind,
+            target,
+            user: take("user").unwrap_or_default(),
+            role: take("role").unwrap_or_default(),
+        })
+    }
+}
+
+impl Grant {
+    /// The target, the user and the role have to be there to be granted.
+    async fn can_be_made(&self, tx: &mut Tx) -> Result<(), ApiError> {
+        self.target_exists(tx).await?;
+        USER.load(tx, &self.user).await?;
+        ROLE.load(tx, &self.role).await?;
+        Ok(())
+    }
+
+    async fn target_exists(&self, tx: &mut Tx) -> Result<(), ApiError> {
+        match self.kind {
+            "project" => PROJECT.load(tx, &self.target).await.map(drop),
+            "domain" => DOMAIN.load(tx, &self.target).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// For SQL: user, kind and id of the target, role.
+    fn key(&self) -> [Stored; 4] {
+        let texts = [self.user.as_str(), self.kind, &self.target, &self.role];
+        texts.map(Stored::from)
+    }
+
+    fn missing(&self) -> ApiError {
+        not_found("role assignment with role", &self.role)
+    }
+}
+
+/// All grant routes, below `/v3`.
+pub fn router() -> Router<AppState> {
+    let mut router = Router::new().route("/role_assignments", get(assignments));
+    for target in ["/projects/{project}", "/domains/{domain}", "/system"] {
+        let all = format!("{target}/users/{{user}}/roles");
+        let one = format!("{all}/{{role}}");
+        router = router
+            .route(&all, get(list))
+            .route(&one, get(check).put(grant).delete(revoke));
+    }
+    router
+}
+
+async fn list(call: Call, on: Grant) -> Reply {
+    admin_only(&call.context)?;
+    let rows = tx!(call, |tx| [on] {
+        on.target_exists(tx).await?;
+        let sql = "SELECT r.* FROM roles r JOIN role_assignments a ON a.role_id = r.id \
+                   WHERE a.user_id = $1 AND a.target_kind = $2 AND a.target_id = $3 \
+                   ORDER BY r.name";
+        Ok::<_, ApiError>(tx.query(sql, &on.key()[..3]).await?)
+    })?;
+    ROLE.collection(&call.app, "roles", &rows)
+}
+
+async fn check(call: Call, grant: Grant) -> Reply {
+    admin_only(&call.context)?;
+    let found = tx!(call, |tx| [grant] {
+        let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
+                   AND target_kind = $2 AND target_id = $3 AND role_id = $4";
+        Ok::<_, ApiError>(tx.query_opt(sql, &grant.key()).await?)
+    })?;
+    found.map(|_| no_content()).ok_or_else(|| grant.missing())
+}
+
+async fn grant(call: Call, grant: Grant) -> Reply {
+    admin_only(&call.context)?;
+    tx!(call, |tx| [grant] {
+        grant.can_be_made(tx).await?;
+        let sql = "INSERT INTO role_assignments (user_id, target_kind, target_id, role_id) \
+                   VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+        Ok::<_, ApiError>(tx.execute(sql, &grant.key()).await?)
+    })?;
+    Ok(no_content())
+}
+
+async fn revoke(call: Call, grant: Grant) -> Reply {
+    admin_only(&call.context)?;
+    let gone = tx!(call, |tx| [grant] {
+        let sql = "DELETE FROM role_assignments WHERE user_id = $1 \
+                   AND target_kind = $2 AND target_id = $3 AND role_id = $4";
+        Ok::<_, ApiError>(tx.execute(sql, &grant.key()).await?)
+    })?;
+    match gone {
+        0 => Err(grant.missing()),
+        _ => Ok(no_content()),
+    }
+}
+
+/// `GET /v3/role_assignments`, with its usual filters.
+async fn assignments(call: Call, query: Params) -> Reply {
+    let own = query.get("user.id") == Some(&call.context.user_id);
+    if !own {
+        admin_only(&call.context)?;
+    }
+    let text = |name: &str| query.get(name).map(str::to_owned);
+    let (user, role) = (text("user.id"), text("role.id"));
+    let (kind, target) = if let Some(id) = text("scope.project.id") {
+        (Some("project"), Some(id))
+    } else if let Some(id) = text("scope.domain.id") {
+        (Some("domain"), Some(id))
+    } else if query.get("scope.system").is_some() {
+        (Some("system"), Some("all".to_owned()))
+    } else {
+        (None, None)
+    };
+    let rows = tx!(call, |tx| [user, role, target] {
+        let sql = "SELECT a.user_id, a.target_kind, a.target_id, a.role_id, \
+                   u.name AS user_name, r.name AS role_name, u.domain_id AS user_domain, \
+                   COALESCE(p.name, d.name, '') AS target_name, \
+                   COALESCE(p.domain_id, '') AS target_domain \
+                   FROM role_assignments a JOIN users u ON u.id = a.user_id \
+                   JOIN roles r ON r.id = a.role_id \
+                   LEFT JOIN projects p ON p.id = a.target_id AND a.target_kind = 'project' \
+                   LEFT JOIN domains d ON d.id = a.target_id AND a.target_kind = 'domain' \
+                   WHERE (CAST($1 AS TEXT) IS NULL OR a.user_id = $1) \
+                   AND (CAST($2 AS TEXT) IS NULL OR a.role_id = $2) \
+                   AND (CAST($3 AS TEXT) IS NULL OR a.target_kind = $3) \
+                   AND (CAST($4 AS TEXT) IS NULL OR a.target_id = $4) \
+                   ORDER BY a.user_id, a.target_kind, a.target_id, r.name";
+        Ok::<_, ApiError>(tx.query(sql, params![user, role, kind, target]).await?)
+    })?;
+    let names = query.flag("include_names") == Some(true);
+    let items: Vec<Value> = rows
+        .iter()
+        .map(|r| assignment(&call.app, r, names))
+        .collect::<Result<_, _>>()?;
+    Ok(collection(
+        &call.app,
+        "role_assignments",
+        "role_assignments",
+        items,
+    ))
+}
+
+fn assignment(app: &AppState, row: &Row, names: bool) -> Result<Value, ApiError> {
+    let (user, role) = (row.text("user_id")?, row.text("role_id")?);
+    let (kind, target) = (row.text("target_kind")?, row.text("target_id")?);
+    let mut item = json!({"user": {"id": user}, "role": {"id": role}});
+    let path = match kind.as_str() {
+        "system" => {
+            item["scope"] = json!({"system": {"all": true}});
+            "system".to_owned()
+        }
+        _ => {
+            item["scope"] = json!({kind.clone(): {"id": target}});
+            format!("{kind}s/{target}")
+        }
+    };
+    if names {
+        item["user"]["name"] = json!(row.text("user_name")?);
+        item["user"]["domain"] = json!({"id": row.text("user_domain")?});
+        item["role"]["name"] = json!(row.text("role_name")?);
+        if kind != "system" {
+            item["scope"][&kind]["name"] = json!(row.text("target_name")?);
+        }
+        if kind == "project" {
+            item["scope"]["project"]["domain"] = json!({"id": row.text("target_domain")?});
+        }
+    }
+    let link = format!(
+        "{}/identity/v3/{path}/users/{user}/roles/{role}",
+        app.base_url
+    );
+    item["links"] = json!({"assignment": link});
+    Ok(item)
+}

@@ -1,0 +1,139 @@
+//! Keystone v3.
+//!
+//! What is not here is not in the routes: groups, trusts, application credentials,
+//! federation and inherited roles answer 404.
+
+mod auth;
+mod discovery;
+mod domains;
+mod grants;
+mod projects;
+mod resource;
+mod roles;
+mod services;
+#[cfg(test)]
+mod tests;
+mod users;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use berth_controller_core::{ApiError, AppState, RequestContext, Service};
+use serde_json::{Value, json};
+
+/// What a handler answers.
+type Reply = Result<Response, ApiError>;
+
+/// All routes of Keystone v3, below `/identity`.
+pub fn router() -> Router<AppState> {
+    let v3 = Router::new()
+        .route(
+            "/auth/tokens",
+            post(auth::create).get(auth::show).delete(auth::revoke),
+        )
+        .route("/auth/catalog", get(auth::catalog))
+        .route("/auth/projects", get(auth::projects))
+        .route("/auth/domains", get(auth::domains))
+        .route("/auth/system", get(auth::system))
+        .route("/domains", get(domains::list).post(domains::create))
+        .route(
+            "/domains/{id}",
+            get(domains::show)
+                .patch(domains::update)
+                .delete(domains::delete),
+        )
+        .route("/projects", get(projects::list).post(projects::create))
+        .route(
+            "/projects/{id}",
+            get(projects::show)
+                .patch(projects::update)
+                .delete(projects::delete),
+        )
+        .route("/users", get(users::list).post(users::create))
+        .route(
+            "/users/{id}",
+            get(users::show).patch(users::update).delete(users::delete),
+        )
+        .route("/users/{id}/password", post(users::change_password))
+        .route("/users/{id}/projects", get(users::projects))
+        .route("/roles", get(roles::list).post(roles::create))
+        .route(
+            "/roles/{id}",
+            get(roles::show).patch(roles::update).delete(roles::delete),
+        )
+        .merge(grants::router())
+        .route("/services", get(services::services))
+        .route("/services/{id}", get(services::service))
+        .route("/endpoints", get(services::endpoints))
+        .route("/endpoints/{id}", get(services::endpoint))
+        .route("/regions", get(services::regions))
+        .route("/regions/{id}", get(services::region));
+    Router::new()
+        .route("/", get(discovery::versions))
+        .route("/v3", get(discovery::version))
+        .nest("/v3", v3)
+}
+
+fn bad(message: impl Into<String>) -> ApiError {
+    ApiError::new(Service::Identity, StatusCode::BAD_REQUEST, message)
+}
+
+fn not_found(what: &str, id: &str) -> ApiError {
+    let id = berth_controller_core::body::clip(id);
+    ApiError::new(
+        Service::Identity,
+        StatusCode::NOT_FOUND,
+        format!("Could not find {what}: {id}."),
+    )
+}
+
+fn conflict(message: impl Into<String>) -> ApiError {
+    ApiError::new(Service::Identity, StatusCode::CONFLICT, message)
+}
+
+fn forbidden(message: impl Into<String>) -> ApiError {
+    ApiError::new(Service::Identity, StatusCode::FORBIDDEN, message)
+}
+
+/// Refuses callers without the `admin` role.
+fn admin_only(context: &RequestContext) -> Result<(), ApiError> {
+    if context.is_admin {
+        return Ok(());
+    }
+    Err(forbidden(
+        "You are not authorized to perform the requested action: it needs the admin role.",
+    ))
+}
+
+/// A password could not be hashed: not the caller's fault.
+fn hashing(error: crate::password::PasswordError) -> ApiError {
+    tracing::error!(%error, "password hashing failed");
+    ApiError::new(
+        Service::Identity,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "The password could not be checked; the log has the cause under this request id.",
+    )
+}
+
+fn created(body: Value) -> Response {
+    (StatusCode::CREATED, Json(body)).into_response()
+}
+
+fn ok(body: Value) -> Response {
+    Json(body).into_response()
+}
+
+fn no_content() -> Response {
+    StatusCode::NO_CONTENT.into_response()
+}
+
+/// A collection with Keystone's links.
+fn collection(app: &AppState, key: &str, path: &str, items: Vec<Value>) -> Response {
+    let link = format!("{}/identity/v3/{path}", app.base_url);
+    ok(json!({key: items, "links": {"self": link, "previous": null, "next": null}}))
+}
+
+fn self_link(app: &AppState, path: &str, id: &str) -> Value {
+    json!({"self": format!("{}/identity/v3/{path}/{id}", app.base_url)})
+}

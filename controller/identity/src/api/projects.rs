@@ -1,0 +1,138 @@
+//! Projects: what owns servers, networks and images.
+
+use super::resource::{Resource, description};
+use super::{Reply, admin_only, collection, ok, self_link};
+use crate::DEFAULT_DOMAIN;
+use axum::body::Bytes;
+use axum::extract::Path;
+use berth_controller_core::body::{self, Fields};
+use berth_controller_core::query::Params;
+use berth_controller_core::store::{Row, StoreError};
+use berth_controller_core::{AppState, Call, Service, params, tx};
+use serde_json::{Value, json};
+
+const FIELDS: [&str; 8] = [
+    "name",
+    "description",
+    "enabled",
+    "domain_id",
+    "parent_id",
+    "is_domain",
+    "tags",
+    "options",
+];
+
+/// With a project go the roles and tokens on it.
+pub(super) static PROJECT: Resource = Resource {
+    one: "project",
+    all: "projects",
+    unique: " in that domain",
+    view,
+    may_go: |_| Ok(()),
+    goes_with_it: &[
+        "DELETE FROM tokens WHERE target_kind = 'project' AND target_id = $1",
+        "DELETE FROM role_assignments WHERE target_kind = 'project' AND target_id = $1",
+        "UPDATE users SET default_project_id = NULL WHERE default_project_id = $1",
+    ],
+};
+
+fn view(app: &AppState, row: &Row) -> Result<Value, StoreError> {
+    let id = row.text("id")?;
+    let domain = row.text("domain_id")?;
+    Ok(json!({
+        "links": self_link(app, "projects", &id),
+        "id": id,
+        "name": row.text("name")?,
+        "description": row.text("description")?,
+        "enabled": row.flag("enabled")?,
+        "parent_id": domain,
+        "domain_id": domain,
+        "is_domain": false,
+        "tags": row.json::<Value>("tags")?,
+        "options": {},
+    }))
+}
+
+/// `GET /v3/projects`
+pub async fn list(call: Call, query: Params) -> Reply {
+    admin_only(&call.context)?;
+    if query.flag("is_domain") == Some(true) {
+        return Ok(collection(&call.app, "projects", "projects", Vec::new()));
+    }
+    PROJECT
+        .list(&call, &query, &["name", "domain_id", "enabled"])
+        .await
+}
+
+/// `POST /v3/projects`
+pub async fn create(call: Call, bytes: Bytes) -> Reply {
+    admin_only(&call.context)?;
+    let body = body::parse(Service::Identity, &bytes)?;
+    let fields = Fields::within(Service::Identity, &body, "project")?;
+    fields.only(&FIELDS)?;
+    if fields.flag("is_domain")? == Some(true) {
+        return Err(fields.wrong("is_domain", "is not offered: make a domain at /v3/domains"));
+    }
+    let domain = fields.text("domain_id", 64)?;
+    let domain = domain.unwrap_or_else(|| DEFAULT_DOMAIN.to_owned());
+    if fields.text("parent_id", 64)?.is_some_and(|p| p != domain) {
+        return Err(fields.wrong("parent_id", "is not the domain: projects do not nest here"));
+    }
+    let columns = vec![
+        ("id", crate::new_id(&*call.app.rng).into()),
+        ("domain_id", domain.into()),
+        ("name", fields.name("name")?.into()),
+        (
+            "description",
+            description(&fields)?.unwrap_or_default().into(),
+        ),
+        ("enabled", fields.flag("enabled")?.unwrap_or(true).into()),
+        (
+            "tags",
+            json!(fields.texts("tags")?.unwrap_or_default()).into(),
+        ),
+        ("created_at", call.now().into()),
+    ];
+    PROJECT.create(&call, columns).await
+}
+
+/// `GET /v3/projects/{id}`: an administrator, or who has a role there.
+pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
+    let row = tx!(call, |tx| [call, id] {
+        if !call.context.may_see(&id) {
+            let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
+                       AND target_kind = 'project' AND target_id = $2";
+            let role = tx.query_opt(sql, params![&call.context.user_id, &id]).await?;
+            if role.is_none() {
+                return Err(super::forbidden(
+                    "You are not authorized to see this project.",
+                ));
+            }
+        }
+        PROJECT.load(tx, &id).await
+    })?;
+    Ok(ok(PROJECT.body(&call.app, &row)?))
+}
+
+/// `PATCH /v3/projects/{id}`
+pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
+    admin_only(&call.context)?;
+    let body = body::parse(Service::Identity, &bytes)?;
+    let fields = Fields::within(Service::Identity, &body, "project")?;
+    fields.only(&["name", "description", "enabled", "tags", "options"])?;
+    let columns = vec![
+        ("name", fields.opt_name("name")?.into()),
+        ("description", description(&fields)?.into()),
+        ("enabled", fields.flag("enabled")?.map(i64::from).into()),
+        (
+            "tags",
+            fields.texts("tags")?.map(|t| json!(t).to_string()).into(),
+        ),
+    ];
+    PROJECT.update(&call, &id, columns, |_, _| Ok(())).await
+}
+
+/// `DELETE /v3/projects/{id}`
+pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    PROJECT.delete(&call, &id).await
+}

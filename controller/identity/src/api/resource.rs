@@ -1,0 +1,215 @@
+//! What projects, users, roles and domains have in common: a table, an id, and a name that no
+//! other has. Each gives its [`Resource`]; what is peculiar to it stays in its own file.
+
+use super::{Reply, admin_only, collection, conflict, created, no_content, not_found, ok};
+use berth_controller_core::body::Fields;
+use berth_controller_core::query::Params;
+use berth_controller_core::store::{Row, StoreError, Tx, Value as Stored};
+use berth_controller_core::{ApiError, AppState, Call, params, tx};
+use serde_json::{Value, json};
+
+/// A column and what is to be in it. In a change, NULL leaves it as it is.
+pub(super) type Column = (&'static str, Stored);
+
+/// What any of them may be described by, in characters.
+const MAX_DESCRIPTION: usize = 65_535;
+
+/// The description that a body gives.
+///
+/// # Errors
+/// 400 if it is no text or too long.
+pub(super) fn description(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    fields.text("description", MAX_DESCRIPTION)
+}
+
+/// One kind of resource. Its names are its own: they stand in SQL.
+pub(super) struct Resource {
+    /// One of them: in JSON and in messages.
+    pub one: &'static str,
+    /// All of them: in JSON, in paths, and the table.
+    pub all: &'static str,
+    /// Where names are unique, if not everywhere.
+    pub unique: &'static str,
+    /// Renders one.
+    pub view: fn(&AppState, &Row) -> Result<Value, StoreError>,
+    /// Refuses that one is deleted.
+    pub may_go: fn(&Row) -> Result<(), ApiError>,
+    /// What goes before it, in order; `$1` is its id.
+    pub goes_with_it: &'static [&'static str],
+}
+
+impl Resource {
+    /// One by its id.
+    ///
+    /// # Errors
+    /// 404
+    pub async fn load(&self, tx: &mut Tx, id: &str) -> Result<Row, ApiError> {
+        let sql = format!("SELECT * FROM {} WHERE id = $1", self.all);
+        let row = tx.query_opt(&sql, params![id]).await?;
+        row.ok_or_else(|| not_found(self.one, id))
+    }
+
+    /// A new one, in the domain that its columns name, if they do.
+    ///
+    /// # Errors
+    /// 409 for a name that is taken; 404 for a domain that is not there.
+    pub async fn insert(&self, tx: &mut Tx, columns: &[Column]) -> Result<Row, ApiError> {
+        let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+        let marks: Vec<String> = (1..=columns.len()).map(|n| format!("${n}")).collect();
+        let (names, marks) = (names.join(", "), marks.join(", "));
+        let mut sql = format!("INSERT INTO {} ({names}) SELECT {marks}", self.all);
+        // Whether the domain is there is asked by the statement that needs it.
+        let domain = columns.iter().position(|(name, _)| *name == "domain_id");
+        if let Some(at) = domain {
+            sql.push_str(&format!(" FROM domains WHERE id = ${}", at + 1));
+        }
+        let made = self.write(tx, &sql, columns, &[]).await?;
+        match domain {
+            Some(at) if made == 0 => Err(not_found("domain", text(&columns[at]))),
+            _ => {
+                let id = columns.iter().find(|(name, _)| *name == "id");
+                self.load(tx, id.map_or("", text)).await
+            }
+        }
+    }
+
+    /// Changes the columns that are not NULL.
+    ///
+    /// # Errors
+    /// 409 for a name that is taken, 404
+    pub async fn change(&self, tx: &mut Tx, id: &str, columns: &[Column]) -> Result<Row, ApiError> {
+        let sets: Vec<String> = columns
+            .iter()
+            .enumerate()
+            .map(|(n, (name, _))| format!("{name} = COALESCE(${}, {name})", n + 1))
+            .collect();
+        let (sets, last) = (sets.join(", "), columns.len() + 1);
+        let sql = format!("UPDATE {} SET {sets} WHERE id = ${last}", self.all);
+        self.write(tx, &sql, columns, params![id]).await?;
+        self.load(tx, id).await
+    }
+
+    async fn write(
+        &self,
+        tx: &mut Tx,
+        sql: &str,
+        columns: &[Column],
+        more: &[Stored],
+    ) -> Result<u64, ApiError> {
+        let values = columns.iter().map(|(_, value)| value.clone());
+        let values: Vec<Stored> = values.chain(more.iter().cloned()).collect();
+        let written = tx.execute(sql, &values).await;
+        written.map_err(|error| match error {
+            StoreError::Conflict(_) => {
+                let name = columns.iter().find(|(name, _)| *name == "name");
+                conflict(format!(
+                    "There is already a {} named {}{}.",
+                    self.one,
+                    name.map_or("", text),
+                    self.unique
+                ))
+            }
+            other => other.into(),
+        })
+    }
+
+    /// `{"project": {...}}`
+    pub fn body(&self, app: &AppState, row: &Row) -> Result<Value, ApiError> {
+        Ok(json!({self.one: (self.view)(app, row)?}))
+    }
+
+    /// A list, at `path`.
+    pub fn collection(&self, app: &AppState, path: &str, rows: &[Row]) -> Reply {
+        let items = rows.iter().map(|row| (self.view)(app, row));
+        let items = items.collect::<Result<_, _>>()?;
+        Ok(collection(app, self.all, path, items))
+    }
+
+    /// Those that have what the query says of these columns.
+    pub async fn list(&self, call: &Call, query: &Params, filters: &[&'static str]) -> Reply {
+        let wanted: Vec<Column> = filters
+            .iter()
+            .filter_map(|name| match *name {
+                "enabled" => query.flag(name).map(|flag| (*name, flag.into())),
+                name => query.get(name).map(|value| (name, value.into())),
+            })
+            .collect();
+        let mut sql = format!("SELECT * FROM {}", self.all);
+        for (n, (name, _)) in wanted.iter().enumerate() {
+            let joint = if n == 0 { "WHERE" } else { "AND" };
+            sql.push_str(&format!(" {joint} {name} = ${}", n + 1));
+        }
+        sql.push_str(" ORDER BY name, id");
+        let values: Vec<Stored> = wanted.into_iter().map(|(_, value)| value).collect();
+        let rows = tx!(call, |tx| [sql, values] {
+            Ok::<_, ApiError>(tx.query(&sql, &values).await?)
+        })?;
+        self.collection(&call.app, self.all, &rows)
+    }
+
+    /// Those on which a user has a role.
+    pub async fn list_of_user(&self, call: &Call, user_id: &str, path: &str) -> Reply {
+        let sql = format!(
+            "SELECT * FROM {} WHERE enabled = 1 AND id IN (SELECT target_id FROM role_assignments \
+             WHERE user_id = $1 AND target_kind = $2) ORDER BY name, id",
+            self.all
+        );
+        let values = [Stored::from(user_id), Stored::from(self.one)];
+        let rows = tx!(call, |tx| [sql, values] {
+            Ok::<_, ApiError>(tx.query(&sql, &values).await?)
+        })?;
+        self.collection(&call.app, path, &rows)
+    }
+
+    /// Makes one.
+    pub async fn create(&'static self, call: &Call, columns: Vec<Column>) -> Reply {
+        let row = tx!(call, |tx| [columns] { self.insert(tx, &columns).await })?;
+        Ok(created(self.body(&call.app, &row)?))
+    }
+
+    /// Shows one.
+    pub async fn show(&'static self, call: &Call, id: &str) -> Reply {
+        let id = id.to_owned();
+        let row = tx!(call, |tx| [id] { self.load(tx, &id).await })?;
+        Ok(ok(self.body(&call.app, &row)?))
+    }
+
+    /// Changes one, if `may` says so of it as it is.
+    pub async fn update(
+        &'static self,
+        call: &Call,
+        id: &str,
+        columns: Vec<Column>,
+        may: fn(&Row, &[Column]) -> Result<(), ApiError>,
+    ) -> Reply {
+        let id = id.to_owned();
+        let row = tx!(call, |tx| [id, columns] {
+            may(&self.load(tx, &id).await?, &columns)?;
+            self.change(tx, &id, &columns).await
+        })?;
+        Ok(ok(self.body(&call.app, &row)?))
+    }
+
+    /// Deletes one, and what goes with it. For administrators.
+    pub async fn delete(&'static self, call: &Call, id: &str) -> Reply {
+        admin_only(&call.context)?;
+        let id = id.to_owned();
+        tx!(call, |tx| [id] {
+            (self.may_go)(&self.load(tx, &id).await?)?;
+            for sql in self.goes_with_it {
+                tx.execute(sql, params![&id]).await?;
+            }
+            let sql = format!("DELETE FROM {} WHERE id = $1", self.all);
+            tx.execute(&sql, params![&id]).await?;
+            Ok::<_, ApiError>(())
+        })?;
+        Ok(no_content())
+    }
+}
+
+fn text((_, value): &Column) -> &str {
+    match value {
+        Stored::Text(Some(text)) => text,
+        _ => "",
+    }
+}

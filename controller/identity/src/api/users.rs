@@ -1,0 +1,201 @@
+//! Users and their passwords.
+
+use super::resource::{Column, Resource, description};
+use super::{Reply, admin_only, bad, hashing, no_content, ok, self_link};
+use crate::tokens::unauthorized;
+use crate::{DEFAULT_DOMAIN, password};
+use axum::body::Bytes;
+use axum::extract::Path;
+use berth_controller_core::body::{self, Fields};
+use berth_controller_core::query::Params;
+use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::{ApiError, AppState, Call, Service, params, tx};
+use serde_json::{Value, json};
+
+const FIELDS: [&str; 8] = [
+    "name",
+    "password",
+    "domain_id",
+    "default_project_id",
+    "email",
+    "description",
+    "enabled",
+    "options",
+];
+
+/// Ends all of a user's tokens.
+const REVOKE: &str = "DELETE FROM tokens WHERE user_id = $1";
+
+/// With a user go their roles and tokens.
+pub(super) static USER: Resource = Resource {
+    one: "user",
+    all: "users",
+    unique: " in that domain",
+    view,
+    may_go: |_| Ok(()),
+    goes_with_it: &[REVOKE, "DELETE FROM role_assignments WHERE user_id = $1"],
+};
+
+fn view(app: &AppState, row: &Row) -> Result<Value, StoreError> {
+    let id = row.text("id")?;
+    let mut user = json!({
+        "links": self_link(app, "users", &id),
+        "id": id,
+        "name": row.text("name")?,
+        "domain_id": row.text("domain_id")?,
+        "enabled": row.flag("enabled")?,
+        "password_expires_at": null,
+        "options": {},
+    });
+    for field in ["default_project_id", "email", "description"] {
+        if let Some(value) = row.opt_text(field)? {
+            user[field] = json!(value);
+        }
+    }
+    Ok(user)
+}
+
+/// `GET /v3/users`
+pub async fn list(call: Call, query: Params) -> Reply {
+    admin_only(&call.context)?;
+    USER.list(&call, &query, &["name", "domain_id", "enabled"])
+        .await
+}
+
+/// What may be said of a user at any time.
+fn columns(fields: &Fields<'_>) -> Result<Vec<Column>, ApiError> {
+    Ok(vec![
+        (
+            "default_project_id",
+            fields.text("default_project_id", 64)?.into(),
+        ),
+        ("email", fields.text("email", 255)?.into()),
+        ("description", description(fields)?.into()),
+    ])
+}
+
+async fn password_hash(call: &Call, fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    match fields.text("password", 4096)? {
+        Some(secret) => {
+            let hash = password::hash(&*call.app.rng, secret).await;
+            hash.map(Some).map_err(hashing)
+        }
+        None => Ok(None),
+    }
+}
+
+/// `POST /v3/users`
+pub async fn create(call: Call, bytes: Bytes) -> Reply {
+    admin_only(&call.context)?;
+    let body = body::parse(Service::Identity, &bytes)?;
+    let fields = Fields::within(Service::Identity, &body, "user")?;
+    // `tenantId` is what old clients say for default_project_id; it means nothing in v3.
+    fields.only(&[&FIELDS[..], &["tenantId"]].concat())?;
+    let domain = fields.text("domain_id", 64)?;
+    let mut columns = columns(&fields)?;
+    columns.extend([
+        ("name", fields.name("name")?.into()),
+        (
+            "domain_id",
+            domain.unwrap_or_else(|| DEFAULT_DOMAIN.to_owned()).into(),
+        ),
+        ("enabled", fields.flag("enabled")?.unwrap_or(true).into()),
+        (
+            "password_hash",
+            password_hash(&call, &fields)
+                .await?
+                .unwrap_or_default()
+                .into(),
+        ),
+        ("id", crate::new_id(&*call.app.rng).into()),
+        ("created_at", call.now().into()),
+    ]);
+    USER.create(&call, columns).await
+}
+
+/// `GET /v3/users/{id}`: oneself, or as administrator.
+pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
+    if call.context.user_id != id {
+        admin_only(&call.context)?;
+    }
+    USER.show(&call, &id).await
+}
+
+/// `PATCH /v3/users/{id}`. A new password, or being disabled, ends the user's tokens.
+pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
+    admin_only(&call.context)?;
+    let body = body::parse(Service::Identity, &bytes)?;
+    let fields = Fields::within(Service::Identity, &body, "user")?;
+    fields.only(&[&FIELDS[..], &["id"]].concat())?;
+    let enabled = fields.flag("enabled")?;
+    let domain = fields.text("domain_id", 64)?;
+    let hash = password_hash(&call, &fields).await?;
+    let revokes = hash.is_some() || enabled == Some(false);
+    let mut columns = columns(&fields)?;
+    columns.extend([
+        ("name", fields.opt_name("name")?.into()),
+        ("enabled", enabled.map(i64::from).into()),
+        ("password_hash", hash.into()),
+    ]);
+    let row = tx!(call, |tx| [id, columns, domain] {
+        let before = USER.load(tx, &id).await?.text("domain_id")?;
+        if domain.is_some_and(|domain| domain != before) {
+            return Err(bad("user.domain_id cannot be changed."));
+        }
+        if revokes {
+            revoke_all(tx, &id).await?;
+        }
+        USER.change(tx, &id, &columns).await
+    })?;
+    Ok(ok(USER.body(&call.app, &row)?))
+}
+
+async fn revoke_all(tx: &mut Tx, user_id: &str) -> Result<(), StoreError> {
+    tx.execute(REVOKE, params![user_id]).await.map(drop)
+}
+
+/// `POST /v3/users/{id}/password`: the user's own change, which proves the old one.
+pub async fn change_password(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
+    if call.context.user_id != id {
+        return Err(super::forbidden(
+            "Only the user may change their password here.",
+        ));
+    }
+    let body = body::parse(Service::Identity, &bytes)?;
+    let fields = Fields::within(Service::Identity, &body, "user")?;
+    fields.only(&["password", "original_password"])?;
+    let given = |name: &str| {
+        let text = fields.text(name, 4096)?;
+        text.ok_or_else(|| fields.wrong(name, "is missing"))
+    };
+    let (new, old) = (given("password")?, given("original_password")?);
+    let stored = tx!(call, |tx| [id] {
+        Ok::<_, ApiError>(USER.load(tx, &id).await?.text("password_hash")?)
+    })?;
+    if !password::verify(Some(stored), old).await.map_err(hashing)? {
+        return Err(unauthorized("user.original_password is wrong."));
+    }
+    let hash = password::hash(&*call.app.rng, new).await.map_err(hashing)?;
+    tx!(call, |tx| [id, hash] {
+        USER.change(tx, &id, &[("password_hash", hash.into())]).await?;
+        revoke_all(tx, &id).await?;
+        Ok::<_, ApiError>(())
+    })?;
+    Ok(no_content())
+}
+
+/// `GET /v3/users/{id}/projects`
+pub async fn projects(call: Call, Path(id): Path<String>) -> Reply {
+    if call.context.user_id != id {
+        admin_only(&call.context)?;
+    }
+    let path = format!("users/{id}/projects");
+    super::projects::PROJECT
+        .list_of_user(&call, &id, &path)
+        .await
+}
+
+/// `DELETE /v3/users/{id}`
+pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    USER.delete(&call, &id).await
+}

@@ -1,0 +1,309 @@
+#![allow(clippy::unwrap_used)]
+use crate::testing::{Answer, Client, app};
+use serde_json::{Value, json};
+
+const IMAGES: &str = "/image/v2/images";
+const OCTETS: (&str, &str) = ("content-type", "application/octet-stream");
+const PATCH: (&str, &str) = (
+    "content-type",
+    "application/openstack-images-v2.1-json-patch",
+);
+
+async fn create(client: &Client, mut extra: Value) -> String {
+    for (key, value) in [("disk_format", "raw"), ("container_format", "bare")] {
+        if extra.get(key).is_none() {
+            extra[key] = json!(value);
+        }
+    }
+    let answer = client.post(IMAGES, extra).await;
+    assert_eq!(answer.status, 201, "{:?}", answer.json());
+    answer.json()["id"].as_str().unwrap().to_owned()
+}
+
+async fn upload(client: &Client, id: &str, data: &[u8]) -> Answer {
+    let path = format!("{IMAGES}/{id}/file");
+    client
+        .send("PUT", &path, Some(data.to_vec()), &[OCTETS])
+        .await
+}
+
+async fn patch(client: &Client, id: &str, body: Value) -> Answer {
+    let path = format!("{IMAGES}/{id}");
+    client
+        .send("PATCH", &path, Some(body.to_string().into()), &[PATCH])
+        .await
+}
+
+#[tokio::test]
+async fn an_image_is_queued_uploaded_once_and_downloaded_whole_or_in_part() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let id = create(&client, json!({"name": "i", "kernel_id": "k"})).await;
+    let file = format!("{IMAGES}/{id}/file");
+    let empty = client.get(&file).await;
+    assert_eq!((empty.status.as_u16(), empty.bytes.len()), (204, 0));
+    assert_eq!(upload(&client, &id, b"abc").await.status, 204);
+    let shown = client.get(&format!("{IMAGES}/{id}")).await.json();
+    assert_eq!(shown["status"], "active");
+    assert_eq!(shown["size"], 3);
+    assert_eq!(shown["checksum"], "900150983cd24fb0d6963f7d28e17f72");
+    assert_eq!(shown["os_hash_algo"], "sha512");
+    assert_eq!(shown["kernel_id"], "k");
+    let data = client.get(&file).await;
+    assert_eq!(
+        (data.status.as_u16(), data.bytes.as_slice()),
+        (200, b"abc".as_slice())
+    );
+    let part = client
+        .send("GET", &file, None, &[("range", "bytes=1-")])
+        .await;
+    assert_eq!(
+        (part.status.as_u16(), part.bytes.as_slice()),
+        (206, b"bc".as_slice())
+    );
+    assert_eq!(upload(&client, &id, b"again").await.status, 409);
+    assert_eq!(client.delete(&format!("{IMAGES}/{id}")).await.status, 204);
+    assert_eq!(client.get(&file).await.status, 404);
+    assert_eq!(std::fs::read_dir(&*app.image_dir).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_promised_checksum_is_kept_or_the_upload_names_both() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let md5 = "owner_specified.openstack.md5";
+    let id = create(&client, json!({md5: "00000000000000000000000000000000"})).await;
+    let answer = upload(&client, &id, b"abc").await;
+    assert_eq!(answer.status, 400);
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("900150983cd24fb0d6963f7d28e17f72"),
+        "{message}"
+    );
+    assert!(message.contains("0000000"), "{message}");
+    assert_eq!(
+        client.get(&format!("{IMAGES}/{id}")).await.json()["status"],
+        "queued"
+    );
+    let right = json!([{"op": "replace", "path": format!("/{md5}"), "value": "900150983CD24FB0D6963F7D28E17F72"}]);
+    assert_eq!(patch(&client, &id, right).await.status, 200);
+    assert_eq!(upload(&client, &id, b"abc").await.status, 204);
+}
+
+#[tokio::test]
+async fn too_large_or_without_format_or_type_is_refused_by_its_name() {
+    let mut app = app().await;
+    app.settings = std::sync::Arc::new(berth_controller_core::ApiSettings {
+        max_image_bytes: 2,
+        ..Default::default()
+    });
+    let client = Client::admin(&app).await;
+    let id = create(&client, json!({})).await;
+    let answer = upload(&client, &id, b"abc").await;
+    assert_eq!(answer.status, 413);
+    assert!(
+        answer.json()["message"]
+            .as_str()
+            .unwrap()
+            .contains("max_image_bytes")
+    );
+    assert_eq!(std::fs::read_dir(&*app.image_dir).unwrap().count(), 0);
+    let path = format!("{IMAGES}/{id}/file");
+    assert_eq!(
+        client
+            .send("PUT", &path, Some(b"a".to_vec()), &[])
+            .await
+            .status,
+        415
+    );
+    let answer = client.post(IMAGES, json!({"name": "bare"})).await.json();
+    assert_eq!(
+        upload(&client, answer["id"].as_str().unwrap(), b"a")
+            .await
+            .status,
+        400
+    );
+}
+
+#[tokio::test]
+async fn both_patch_dialects_work_and_read_only_fields_are_403() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let id = create(&client, json!({"name": "a"})).await;
+    for (body, status) in [
+        (json!([{"replace": "/name", "value": "b"}]), 200),
+        (
+            json!([{"op": "add", "path": "/os_command_line", "value": "quiet"}]),
+            200,
+        ),
+        (
+            json!([{"op": "replace", "path": "/status", "value": "active"}]),
+            403,
+        ),
+        (json!([{"op": "remove", "path": "/nothing"}]), 409),
+        (json!([{"op": "move", "path": "/name", "value": "x"}]), 400),
+        (
+            json!([{"op": "replace", "path": "/min_ram", "value": -1}]),
+            400,
+        ),
+        (
+            json!([{"op": "replace", "path": "/name", "value": "x".repeat(256)}]),
+            400,
+        ),
+        (json!([{"op": "add", "path": "/p", "value": 5}]), 400),
+        (json!({"op": "add"}), 400),
+    ] {
+        assert_eq!(
+            patch(&client, &id, body.clone()).await.status.as_u16(),
+            status,
+            "{body}"
+        );
+    }
+    let shown = client.get(&format!("{IMAGES}/{id}")).await.json();
+    assert_eq!(
+        (&shown["name"], &shown["os_command_line"]),
+        (&json!("b"), &json!("quiet"))
+    );
+    let plain = client.patch(&format!("{IMAGES}/{id}"), json!([])).await;
+    assert_eq!(plain.status, 415);
+}
+
+#[tokio::test]
+async fn a_private_image_is_its_projects_and_a_public_one_everybodys_to_read() {
+    let app = app().await;
+    let admin = Client::admin(&app).await;
+    let (alice, _) = admin.member("alice").await;
+    let (bob, _) = admin.member("bob").await;
+    let private = create(&alice, json!({"visibility": "private"})).await;
+    assert_eq!(bob.get(&format!("{IMAGES}/{private}")).await.status, 404);
+    assert_eq!(bob.delete(&format!("{IMAGES}/{private}")).await.status, 404);
+    assert_eq!(
+        alice
+            .post(IMAGES, json!({"visibility": "public"}))
+            .await
+            .status,
+        403
+    );
+    let public = create(&admin, json!({"visibility": "public", "protected": true})).await;
+    assert_eq!(bob.get(&format!("{IMAGES}/{public}")).await.status, 200);
+    assert_eq!(bob.delete(&format!("{IMAGES}/{public}")).await.status, 403);
+    assert_eq!(
+        admin.delete(&format!("{IMAGES}/{public}")).await.status,
+        403
+    );
+    let listed = bob.get(IMAGES).await.json();
+    assert_eq!(listed["images"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn only_a_uuid_names_an_image() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    for id in [
+        "..%2F..%2Fetc%2Fpasswd",
+        "name",
+        "%7B00000000-0000-0000-0000-000000000000%7D",
+    ] {
+        assert_eq!(
+            client.get(&format!("{IMAGES}/{id}")).await.status,
+            404,
+            "{id}"
+        );
+        assert_eq!(
+            client.get(&format!("{IMAGES}/{id}/file")).await.status,
+            404,
+            "{id}"
+        );
+        assert_eq!(
+            client.delete(&format!("{IMAGES}/{id}")).await.status,
+            404,
+            "{id}"
+        );
+    }
+    assert_eq!(client.post(IMAGES, json!({"id": "../x"})).await.status, 400);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_sorted_and_paged() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let mut ids = Vec::new();
+    for (n, name) in ["a", "b", "c"].iter().enumerate() {
+        let id = create(&client, json!({"name": name, "min_ram": n, "tags": [name]})).await;
+        upload(&client, &id, &vec![0; n + 1]).await;
+        ids.push(id);
+    }
+    let names = async |query: &str| -> String {
+        let all = client.get(&format!("{IMAGES}?{query}")).await.json();
+        all["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["name"].as_str().unwrap())
+            .collect()
+    };
+    assert_eq!(names("sort=name:asc").await, "abc");
+    assert_eq!(names("sort_key=min_ram&sort_dir=desc").await, "cba");
+    assert_eq!(names("size_min=2&sort=name:asc").await, "bc");
+    assert_eq!(names("tag=b").await, "b");
+    assert_eq!(names("name=in:a,c&sort=name:asc").await, "ac");
+    assert_eq!(
+        names(&format!("id=in:{},{}&sort=name:asc", ids[0], ids[1])).await,
+        "ab"
+    );
+    assert_eq!(
+        names("created_at=gt:2000-01-01T00:00:00Z&sort=name:asc").await,
+        "abc"
+    );
+    let page = client
+        .get(&format!("{IMAGES}?sort=name:asc&limit=2"))
+        .await
+        .json();
+    let next = page["next"].as_str().unwrap().to_owned();
+    let rest = client.get(&format!("/image{next}")).await.json();
+    assert_eq!(rest["images"][0]["name"], "c");
+    assert!(rest.get("next").is_none());
+    assert_eq!(client.get(&format!("{IMAGES}?limit=-1")).await.status, 400);
+    assert_eq!(
+        client
+            .get(&format!("{IMAGES}?created_at=gt:soon"))
+            .await
+            .status,
+        400
+    );
+}
+
+#[tokio::test]
+async fn a_qcow2_image_shows_the_size_of_its_disk_and_one_that_no_host_takes_is_refused() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let id = create(&client, json!({"disk_format": "qcow2"})).await;
+    let answer = upload(&client, &id, b"raw bytes, never taken for a disk").await;
+    assert_eq!(answer.status, 415);
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("no qcow2 file"), "{message}");
+    let mut backed = crate::qcow2::header(5 << 30);
+    backed[15] = 200;
+    let answer = upload(&client, &id, &backed).await;
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("another file"), "{message}");
+    let path = format!("{IMAGES}/{id}");
+    let shown = client.get(&path).await.json();
+    assert_eq!(
+        (&shown["status"], &shown["size"]),
+        (&json!("queued"), &Value::Null)
+    );
+
+    let sound = crate::qcow2::header(5 << 30);
+    assert_eq!(upload(&client, &id, &sound).await.status, 204);
+    let shown = client.get(&path).await.json();
+    assert_eq!(shown["size"], sound.len());
+    assert_eq!(shown["virtual_size"], 5_u64 << 30);
+    let listed = client.get(IMAGES).await.json();
+    assert_eq!(listed["images"][0]["virtual_size"], 5_u64 << 30);
+
+    let raw = create(&client, json!({})).await;
+    assert_eq!(upload(&client, &raw, b"abc").await.status, 204);
+    let shown = client.get(&format!("{IMAGES}/{raw}")).await.json();
+    assert_eq!(shown["virtual_size"], 3);
+}

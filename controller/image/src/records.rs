@@ -1,0 +1,365 @@
+//! The rows of images.
+
+use super::refuse;
+use axum::http::StatusCode;
+use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::{ApiError, RequestContext, params};
+use std::collections::BTreeMap;
+
+/// An image as stored.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// A UUID.
+    pub id: String,
+    /// The owning project.
+    pub owner: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// `queued`, `saving`, `active`, `deactivated`
+    pub status: String,
+    /// `public`, `private`, `shared`, `community`
+    pub visibility: String,
+    /// `bare`
+    pub container_format: Option<String>,
+    /// `raw`, `qcow2`, `aki`, `ari`
+    pub disk_format: Option<String>,
+    /// GiB that a flavor must have.
+    pub min_disk: i64,
+    /// MiB that a flavor must have.
+    pub min_ram: i64,
+    /// Whether it refuses to be deleted.
+    pub protected: bool,
+    /// Whether lists leave it out.
+    pub hidden: bool,
+    /// Bytes, once uploaded.
+    pub size: Option<i64>,
+    /// Bytes of the disk in it, where they are known: a raw image's own size, what a qcow2
+    /// image's header says.
+    pub virtual_size: Option<i64>,
+    /// Lower-case hex, once uploaded.
+    pub md5: Option<String>,
+    /// Lower-case hex, once uploaded.
+    pub sha512: Option<String>,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Everything else.
+    pub properties: BTreeMap<String, String>,
+    /// Unix milliseconds.
+    pub created_at: i64,
+    /// Unix milliseconds.
+    pub updated_at: i64,
+}
+
+impl TryFrom<&Row> for Image {
+    type Error = StoreError;
+
+    fn try_from(row: &Row) -> Result<Self, StoreError> {
+        let size = row.opt_int("size")?;
+        let disk_format = row.opt_text("disk_format")?;
+        let is_raw = disk_format.as_deref() == Some("raw");
+        Ok(Self {
+            id: row.text("id")?,
+            owner: row.text("owner")?,
+            name: row.opt_text("name")?,
+            status: row.text("status")?,
+            visibility: row.text("visibility")?,
+            container_format: row.opt_text("container_format")?,
+            disk_format,
+            min_disk: row.int("min_disk")?,
+            min_ram: row.int("min_ram")?,
+            protected: row.flag("protected")?,
+            hidden: row.flag("hidden")?,
+            size,
+            virtual_size: if is_raw {
+                size
+            } else {
+                row.opt_int("virtual_size")?
+            },
+            md5: row.opt_text("md5")?,
+            sha512: row.opt_text("sha512")?,
+            tags: row.json("tags")?,
+            properties: row.json("properties")?,
+            created_at: row.int("created_at")?,
+            updated_at: row.int("updated_at")?,
+        })
+    }
+}
+
+impl Image {
+    /// Whether the caller may see it.
+    pub fn visible_to(&self, context: &RequestContext) -> bool {
+        matches!(self.visibility.as_str(), "public" | "community") || context.may_see(&self.owner)
+    }
+
+    /// Refuses callers who may see but not change it.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn must_be_owned_by(&self, context: &RequestContext) -> Result<(), ApiError> {
+        if context.may_see(&self.owner) {
+            return Ok(());
+        }
+        Err(refuse(
+            StatusCode::FORBIDDEN,
+            format!(
+                "You are not permitted to change image {}: it is another project's.",
+                self.id
+            ),
+        ))
+    }
+}
+
+/// A 404 for an image.
+pub fn missing(id: &str) -> ApiError {
+    refuse(
+        StatusCode::NOT_FOUND,
+        format!(
+            "No image found with ID {}",
+            berth_controller_core::body::clip(id)
+        ),
+    )
+}
+
+/// What an [`Image`] is made of.
+const READ: &str = "SELECT images.*, virtual_sizes.bytes AS virtual_size \
+                    FROM images LEFT JOIN virtual_sizes ON virtual_sizes.image_id = images.id";
+
+/// All that the caller may see; community images only by id or when asked for.
+///
+/// # Errors
+/// The store's.
+pub async fn list(
+    tx: &mut Tx,
+    context: &RequestContext,
+    community: bool,
+) -> Result<Vec<Image>, StoreError> {
+    let sql = format!(
+        "{READ} WHERE $1 = 1 OR owner = $2 OR visibility = 'public' \
+         OR ($3 = 1 AND visibility = 'community')"
+    );
+    let rows = tx
+        .query(
+            &sql,
+            params![context.is_admin, &context.project_id, community],
+        )
+        .await?;
+    rows.iter().map(Image::try_from).collect()
+}
+
+/// One, whoever's it is.
+///
+/// # Errors
+/// The store's.
+pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Image>, StoreError> {
+    let row = tx
+        .query_opt(&format!("{READ} WHERE id = $1"), params![id])
+        .await?;
+    row.as_ref().map(Image::try_from).transpose()
+}
+
+/// One, if the caller may see it.
+///
+/// # Errors
+/// 404 otherwise.
+pub async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Image, ApiError> {
+    let found = find(tx, id).await?;
+    found
+        .filter(|i| i.visible_to(context))
+        .ok_or_else(|| missing(id))
+}
+
+/// Stores a new one.
+///
+/// # Errors
+/// 409 for an id that is taken.
+pub async fn insert(tx: &mut Tx, image: &Image) -> Result<(), ApiError> {
+    let i = image.clone();
+    tx.execute(
+        "INSERT INTO images (id, owner, name, status, visibility, container_format, disk_format, \
+         min_disk, min_ram, protected, hidden, tags, properties, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        params![
+            i.id,
+            i.owner,
+            i.name,
+            i.status,
+            i.visibility,
+            i.container_format,
+            i.disk_format,
+            i.min_disk,
+            i.min_ram,
+            i.protected,
+            i.hidden,
+            serde_json::json!(i.tags),
+            serde_json::json!(i.properties),
+            i.created_at,
+            i.updated_at
+        ],
+    )
+    .await
+    .map_err(|e| match e {
+        StoreError::Conflict(_) => refuse(
+            StatusCode::CONFLICT,
+            format!("Image ID {} already exists!", image.id),
+        ),
+        other => other.into(),
+    })?;
+    Ok(())
+}
+
+/// Stores what a user changed; not what an upload writes.
+///
+/// # Errors
+/// The store's.
+pub async fn update(tx: &mut Tx, image: &Image) -> Result<(), StoreError> {
+    let i = image.clone();
+    tx.execute(
+        "UPDATE images SET name = $1, visibility = $2, container_format = $3, disk_format = $4, \
+         min_disk = $5, min_ram = $6, protected = $7, hidden = $8, tags = $9, properties = $10, \
+         updated_at = $11, owner = $12 WHERE id = $13",
+        params![
+            i.name,
+            i.visibility,
+            i.container_format,
+            i.disk_format,
+            i.min_disk,
+            i.min_ram,
+            i.protected,
+            i.hidden,
+            serde_json::json!(i.tags),
+            serde_json::json!(i.properties),
+            i.updated_at,
+            i.owner,
+            i.id
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Moves an image from one status to another; `false` if it was in none of `from`.
+///
+/// # Errors
+/// The store's.
+pub async fn transition(
+    tx: &mut Tx,
+    id: &str,
+    from: &str,
+    to: &str,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE images SET status = $1, updated_at = $2 WHERE id = $3 AND status = $4";
+    Ok(tx.execute(sql, params![to, now, id, from]).await? == 1)
+}
+
+/// How often an upload says that it goes on.
+pub const SIGN_INTERVAL: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Gives a queued image to one upload; `false` if it is not queued.
+///
+/// # Errors
+/// The store's.
+pub async fn begin_upload(
+    tx: &mut Tx,
+    id: &str,
+    upload: &str,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE images SET status = 'saving', upload = $1, updated_at = $2 \
+               WHERE id = $3 AND status = 'queued'";
+    Ok(tx.execute(sql, params![upload, now, id]).await? == 1)
+}
+
+/// The upload's sign of life; `false` if the image is no longer its own.
+///
+/// # Errors
+/// The store's.
+pub async fn upload_goes_on(
+    tx: &mut Tx,
+    id: &str,
+    upload: &str,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE images SET updated_at = $1 \
+               WHERE id = $2 AND status = 'saving' AND upload = $3";
+    Ok(tx.execute(sql, params![now, id, upload]).await? == 1)
+}
+
+/// Ends an upload that failed: its image waits for data again.
+///
+/// # Errors
+/// The store's.
+pub async fn upload_failed(
+    tx: &mut Tx,
+    id: &str,
+    upload: &str,
+    now: i64,
+) -> Result<(), StoreError> {
+    let sql = "UPDATE images SET status = 'queued', upload = NULL, updated_at = $1 \
+               WHERE id = $2 AND status = 'saving' AND upload = $3";
+    tx.execute(sql, params![now, id, upload]).await?;
+    Ok(())
+}
+
+/// Ends uploads that gave no sign since `before`; tells how many.
+///
+/// # Errors
+/// The store's.
+pub async fn end_silent_uploads(tx: &mut Tx, before: i64, now: i64) -> Result<u64, StoreError> {
+    let sql = "UPDATE images SET status = 'queued', upload = NULL, updated_at = $1 \
+               WHERE status = 'saving' AND updated_at < $2";
+    tx.execute(sql, params![now, before]).await
+}
+
+/// The ids of all images.
+///
+/// # Errors
+/// The store's.
+pub async fn ids(tx: &mut Tx) -> Result<Vec<uuid::Uuid>, StoreError> {
+    let rows = tx.query("SELECT id FROM images", params![]).await?;
+    rows.iter().map(|row| row.parse("id")).collect()
+}
+
+/// Ends an upload well; `false` if the image is no longer its own. `virtual_size` is in bytes,
+/// for formats whose files are not the disk itself.
+///
+/// # Errors
+/// The store's.
+pub async fn saved(
+    tx: &mut Tx,
+    id: &str,
+    upload: &str,
+    written: &super::files::Written,
+    virtual_size: Option<u64>,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let changed = tx
+        .execute(
+            "UPDATE images SET status = 'active', size = $1, md5 = $2, sha512 = $3, \
+             upload = NULL, updated_at = $4 WHERE id = $5 AND status = 'saving' AND upload = $6",
+            params![written.size, &written.md5, &written.sha512, now, id, upload],
+        )
+        .await?;
+    if let (1, Some(bytes)) = (changed, virtual_size) {
+        let sql = "INSERT INTO virtual_sizes (image_id, bytes) VALUES ($1, $2) \
+                   ON CONFLICT (image_id) DO UPDATE SET bytes = excluded.bytes";
+        tx.execute(sql, params![id, bytes]).await?;
+    }
+    Ok(changed == 1)
+}
+
+/// Removes a row; `false` if it is protected or gone.
+///
+/// # Errors
+/// The store's.
+pub async fn delete(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
+    tx.execute("DELETE FROM image_tokens WHERE image_id = $1", params![id])
+        .await?;
+    let sql = "DELETE FROM images WHERE id = $1 AND protected = 0";
+    let deleted = tx.execute(sql, params![id]).await? == 1;
+    if deleted {
+        let sql = "DELETE FROM virtual_sizes WHERE image_id = $1";
+        tx.execute(sql, params![id]).await?;
+    }
+    Ok(deleted)
+}

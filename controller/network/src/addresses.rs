@@ -1,0 +1,270 @@
+//! IPAM: which address is whose.
+//!
+//! An address is stored as its position in the subnet, a 64-bit distance from the first
+//! address, so that one INSERT both finds and takes the lowest that is free. The primary key
+//! (subnet, position) makes a double allocation impossible whatever runs beside it.
+
+use super::errors::{conflict, invalid};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{ApiError, params};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// The holder of the address that DHCP servers take.
+pub const DHCP: &str = "dhcp";
+
+/// An address as a number.
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
+/// A distance from a subnet's first address as it is stored: order is kept, and all 64 bits fit.
+fn stored(distance: u128) -> Option<i64> {
+    let distance = i128::from(u64::try_from(distance).ok()?);
+    i64::try_from(distance + i128::from(i64::MIN)).ok()
+}
+
+/// Where an address is in a subnet; `None` if it is outside, or farther than 64 bits in.
+pub fn position(cidr: IpNet, address: IpAddr) -> Option<i64> {
+    if !cidr.contains(&address) {
+        return None;
+    }
+    stored(number(address) - number(cidr.network()))
+}
+
+/// The address at a position; `None` if it is outside the subnet.
+pub fn at(cidr: IpNet, position: i64) -> Option<IpAddr> {
+    let distance = u128::try_from(i128::from(position) - i128::from(i64::MIN)).ok()?;
+    let value = number(cidr.network()).checked_add(distance)?;
+    let address = match cidr {
+        IpNet::V4(_) => IpAddr::V4(u32::try_from(value).ok()?.into()),
+        IpNet::V6(_) => IpAddr::V6(value.into()),
+    };
+    cidr.contains(&address).then_some(address)
+}
+
+/// The last position of a subnet that can be handed out: not IPv4's broadcast address.
+pub fn last(cidr: IpNet) -> i64 {
+    let size = number(cidr.broadcast()) - number(cidr.network());
+    let usable = match cidr {
+        IpNet::V4(v4) if v4.prefix_len() < 31 => size - 1,
+        _ => size,
+    };
+    stored(usable).unwrap_or(i64::MAX)
+}
+
+/// The first: not the network's own address, where there is one.
+pub fn first(cidr: IpNet) -> i64 {
+    i64::MIN + i64::from(cidr.prefix_len() + 1 < cidr.max_prefix_len())
+}
+
+/// Takes the lowest free address of a subnet's pools.
+///
+/// # Errors
+/// 409 `IpAddressGenerationFailure` if none is free.
+pub async fn take_any(
+    tx: &mut Tx,
+    subnet_id: &str,
+    cidr: IpNet,
+    holder: &str,
+) -> Result<IpAddr, ApiError> {
+    // A free address is a pool's first, or follows a taken one: the lowest such is the lowest free.
+    // ON CONFLICT, because in PostgreSQL one with a row that came after the snapshot is then a
+    // serialisation failure, which runs the transaction again, and no violated key.
+    let sql = "INSERT INTO address_allocations (subnet_id, position, holder) \
+        SELECT CAST($1 AS TEXT), MIN(c.position), CAST($2 AS TEXT) FROM ( \
+            SELECT p.first_position AS position FROM subnet_pools p WHERE p.subnet_id = $1 \
+            UNION ALL \
+            SELECT a.position + 1 AS position FROM address_allocations a \
+            JOIN subnet_pools p ON p.subnet_id = a.subnet_id \
+            AND a.position >= p.first_position AND a.position < p.last_position \
+            WHERE a.subnet_id = $1 \
+        ) c WHERE NOT EXISTS (SELECT 1 FROM address_allocations x \
+            WHERE x.subnet_id = $1 AND x.position = c.position) \
+        HAVING MIN(c.position) IS NOT NULL \
+        ON CONFLICT DO NOTHING RETURNING position";
+    let row = tx.query_opt(sql, params![subnet_id, holder]).await?;
+    let Some(row) = row else {
+        return Err(conflict(
+            "IpAddressGenerationFailure",
+            format!(
+                "No more IP addresses available on subnet {subnet_id}: its allocation pools are used up."
+            ),
+        ));
+    };
+    let position = row.int("position")?;
+    at(cidr, position).ok_or_else(|| {
+        ApiError::from(StoreError::Malformed {
+            table: "address_allocations".into(),
+            column: "position".into(),
+            reason: format!("{position} is outside {cidr}"),
+        })
+    })
+}
+
+/// Takes one given address.
+///
+/// # Errors
+/// 400 if it is not one of the subnet's, 409 `IpAddressInUse` if it is taken.
+pub async fn take(
+    tx: &mut Tx,
+    subnet_id: &str,
+    cidr: IpNet,
+    address: IpAddr,
+    holder: &str,
+) -> Result<(), ApiError> {
+    let position = position(cidr, address)
+        .filter(|p| (first(cidr)..=last(cidr)).contains(p))
+        .ok_or_else(|| {
+            invalid(format!(
+                "IP address {address} is not a valid IP for the subnet {cidr}."
+            ))
+        })?;
+    let taken = tx
+        .execute(
+            "INSERT INTO address_allocations (subnet_id, position, holder) VALUES ($1, $2, $3) \
+             ON CONFLICT DO NOTHING",
+            params![subnet_id, position, holder],
+        )
+        .await?;
+    if taken == 0 {
+        return Err(conflict(
+            "IpAddressInUse",
+            format!("IP address {address} on subnet {subnet_id} is already in use."),
+        ));
+    }
+    Ok(())
+}
+
+/// Gives back all that a port, or DHCP in one subnet, holds.
+///
+/// # Errors
+/// The store's.
+pub async fn give_back(tx: &mut Tx, holder: &str) -> Result<(), StoreError> {
+    tx.execute(
+        "DELETE FROM address_allocations WHERE holder = $1",
+        params![holder],
+    )
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use berth_controller_core::store::Store;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn positions_and_addresses_are_each_others_inverse() {
+        for (cidr, address, expected) in [
+            ("10.0.0.0/24", "10.0.0.7", Some(7)),
+            ("10.0.0.0/24", "10.0.1.7", None),
+            ("0.0.0.0/0", "255.255.255.255", Some(4_294_967_295)),
+            ("2001:db8::/64", "2001:db8::ff", Some(255)),
+            (
+                "2001:db8::/64",
+                "2001:db8::ffff:ffff:ffff:ffff",
+                Some(u128::from(u64::MAX)),
+            ),
+            ("2001:db8::/48", "2001:db8:0:1::", None),
+        ] {
+            let cidr: IpNet = cidr.parse().unwrap();
+            let address: IpAddr = address.parse().unwrap();
+            let found = position(cidr, address);
+            assert_eq!(found, expected.and_then(stored), "{cidr} {address}");
+            assert_eq!(found.and_then(|p| at(cidr, p)), expected.map(|_| address));
+        }
+    }
+
+    #[test]
+    fn network_and_broadcast_addresses_are_not_handed_out_except_in_point_to_point_nets() {
+        for (cidr, expected) in [
+            ("10.0.0.0/30", (1, 2)),
+            ("10.0.0.0/31", (0, 1)),
+            ("10.0.0.1/32", (0, 0)),
+            ("2001:db8::/126", (1, 3)),
+        ] {
+            let cidr: IpNet = cidr.parse().unwrap();
+            let bounds = (stored(expected.0).unwrap(), stored(expected.1).unwrap());
+            assert_eq!((first(cidr), last(cidr)), bounds, "{cidr}");
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Any,
+        This(u8),
+        Return(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => Just(Step::Any),
+            2 => any::<u8>().prop_map(Step::This),
+            2 => any::<usize>().prop_map(Step::Return),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn no_address_is_ever_held_twice_and_pools_are_used_to_their_end(
+            steps in proptest::collection::vec(step(), 1..40),
+            pools in proptest::collection::btree_set(1u128..200, 2..5),
+        ) {
+            let cidr: IpNet = "10.0.0.0/24".parse().unwrap();
+            let bounds: Vec<u128> = pools.into_iter().collect();
+            let pools: Vec<(i64, i64)> = bounds
+                .chunks_exact(2)
+                .map(|b| (stored(b[0]).unwrap(), stored(b[1].min(b[0] + 9)).unwrap()))
+                .collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let store = Store::connect("sqlite::memory:").await.unwrap();
+                let mut held: Vec<(String, IpAddr)> = Vec::new();
+                for (first, last) in pools.clone() {
+                    store.tx::<_, StoreError, _>(|tx| Box::pin(async move {
+                        let sql = "INSERT INTO subnet_pools VALUES ('s', $1, $2)";
+                        tx.execute(sql, params![first, last]).await
+                    })).await.unwrap();
+                }
+                for (n, step) in steps.into_iter().enumerate() {
+                    let holder = format!("port-{n}");
+                    let result = match step {
+                        Step::Return(index) if !held.is_empty() => {
+                            let (holder, _) = held.remove(index % held.len());
+                            store.tx::<_, StoreError, _>(|tx| { let holder = holder.clone(); Box::pin(async move {
+                                give_back(tx, &holder).await
+                            })}).await.unwrap();
+                            continue;
+                        }
+                        Step::This(last) => {
+                            let address: IpAddr = [10, 0, 0, last].into();
+                            store.tx(|tx| { let holder = holder.clone(); Box::pin(async move {
+                                take(tx, "s", cidr, address, &holder).await.map(|()| address)
+                            })}).await
+                        }
+                        _ => store.tx(|tx| { let holder = holder.clone(); Box::pin(async move {
+                            take_any(tx, "s", cidr, &holder).await
+                        })}).await,
+                    };
+                    let free = pools.iter().any(|(first, last)| (*first..=*last)
+                        .any(|p| !held.iter().any(|(_, a)| Some(*a) == at(cidr, p))));
+                    match (&step, result) {
+                        (_, Ok(address)) => held.push((holder, address)),
+                        (Step::This(_), Err(_)) => {}
+                        (_, Err(error)) => assert!(!free, "refused with addresses free: {error}"),
+                    }
+                    let distinct: BTreeSet<_> = held.iter().map(|(_, a)| a).collect();
+                    assert_eq!(distinct.len(), held.len());
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! Ports over HTTP.
+
+use super::{
+    Reply, answer_list, bad, created, forbidden, no_content, not_offered, ok, one_or_many, only,
+    project_of,
+};
+use crate::networks;
+use crate::ports::{self, Port, WantedAddress, Which};
+use crate::{addresses, security_groups, servers};
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use berth_controller_core::body::{self, Fields, clip};
+use berth_controller_core::query::Params;
+use berth_controller_core::store::Tx;
+use berth_controller_core::{ApiError, AppState, Call, Env, RequestContext, Service, time, tx};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+const FILTERS: &[&str] = &[
+    "id",
+    "name",
+    "description",
+    "network_id",
+    "project_id",
+    "tenant_id",
+    "admin_state_up",
+    "status",
+    "mac_address",
+    "device_id",
+    "device_owner",
+    "fixed_ips",
+    "security_groups",
+    "port_security_enabled",
+    "revision_number",
+    "created_at",
+    "updated_at",
+    "binding:host_id",
+    "binding:vnic_type",
+];
+
+const SETTABLE: &[&str] = &[
+    "name",
+    "description",
+    "admin_state_up",
+    "mac_address",
+    "device_id",
+    "device_owner",
+    "fixed_ips",
+    "security_groups",
+    "port_security_enabled",
+    "allowed_address_pairs",
+    "extra_dhcp_opts",
+    "binding:host_id",
+    "binding:vnic_type",
+    "binding:profile",
+];
+
+const AT_CREATE: &[&str] = &["network_id", "project_id", "tenant_id"];
+
+fn view(context: &RequestContext, port: &Port) -> Value {
+    let fixed_ips: Vec<Value> = port
+        .fixed_ips
+        .iter()
+        .map(|(subnet, address)| json!({"subnet_id": subnet, "ip_address": address}))
+        .collect();
+    let mut body = json!({
+        "id": port.id,
+        "name": port.name,
+        "description": port.description,
+        "network_id": port.network_id,
+        "tenant_id": port.project_id,
+        "project_id": port.project_id,
+        "admin_state_up": port.admin_state_up,
+        "status": port.status,
+        "mac_address": port.mac,
+        "device_id": port.device_id,
+        "device_owner": port.device_owner,
+        "fixed_ips": fixed_ips,
+        "security_groups": port.groups,
+        "port_security_enabled": false,
+        "binding:vnic_type": "normal",
+        "revision_number": port.revision,
+        "created_at": time::seconds(port.created_at),
+        "updated_at": time::seconds(port.updated_at),
+    });
+    if context.is_admin {
+        body["binding:host_id"] = json!(port.host_id.as_deref().unwrap_or_default());
+        body["binding:vif_type"] = json!(if port.host_id.is_some() {
+            "bridge"
+        } else {
+            "unbound"
+        });
+        body["binding:vif_details"] = json!({});
+        body["binding:profile"] = json!({});
+    }
+    body
+}
+
+/// Refuses what hosts would not do, and what only compute does.
+fn check_offered(context: &RequestContext, fields: &Fields<'_>) -> Result<(), ApiError> {
+    if fields.flag("port_security_enabled")? == Some(true) {
+        return Err(not_offered("port_security_enabled", "true"));
+    }
+    for name in ["allowed_address_pairs", "extra_dhcp_opts"] {
+        if fields.list(name)?.is_some_and(|l| !l.is_empty()) {
+            return Err(not_offered(name, "a non-empty list"));
+        }
+    }
+    if let Some(kind) = fields.text("binding:vnic_type", 32)?
+        && kind != "normal"
+    {
+        return Err(not_offered("binding:vnic_type", &kind));
+    }
+    if fields
+        .object("binding:profile")?
+        .is_some_and(|p| p.iter().next().is_some())
+    {
+        return Err(not_offered("binding:profile", "a non-empty object"));
+    }
+    if let Some(host) = fields.text("binding:host_id", 255)?
+        && !host.is_empty()
+    {
+        if !context.is_admin {
+            return Err(forbidden("Only an administrator may set binding:host_id."));
+        }
+        return Err(not_offered("binding:host_id", &host));
+    }
+    Ok(())
+}
+
+/// A MAC as it is stored: lower case, unicast.
+fn mac(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    let Some(text) = fields.text("mac_address", 17)? else {
+        return Ok(None);
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let octets: Option<Vec<u8>> = parts
+        .iter()
+        .map(|p| u8::from_str_radix(p, 16).ok().filter(|_| p.len() == 2))
+        .collect();
+    match octets {
+        Some(octets)
+            if octets.len() == 6 && octets[0] & 1 == 0 && octets.iter().any(|o| *o != 0) =>
+        {
+            Ok(Some(text.to_ascii_lowercase()))
+        }
+        _ => Err(fields.wrong(
+            "mac_address",
+            &format!("is no unicast MAC address: {}", clip(&text)),
+        )),
+    }
+}
+
+fn fixed_ips(fields: &Fields<'_>) -> Result<Option<Vec<WantedAddress>>, ApiError> {
+    let Some(list) = fields.list("fixed_ips")? else {
+        return Ok(None);
+    };
+    if list.len() > 5 {
+        return Err(bad("Exceeded maximum amount of fixed ips per port: 5."));
+    }
+    let mut wanted = Vec::new();
+    for value in list {
+        let one = Fields::of(Service::Network, value, "fixed_ips")?;
+        one.only(&["subnet_id", "ip_address"])?;
+        let address = match one.text("ip_address", 64)? {
+            Some(text) => Some(text.parse::<IpAddr>().map_err(|_| {
+                one.wrong("ip_address", &format!("is no IP address: {}", clip(&text)))
+            })?),
+            None => None,
+        };
+        wanted.push(WantedAddress {
+            subnet_id: one.text("subnet_id", 64)?,
+            address,
+        });
+    }
+    Ok(Some(wanted))
+}
+
+/// What a POST says of one port.
+#[derive(Clone, Debug)]
+struct NewPort {
+    port: Port,
+    /// `None`: the project's default group.
+    groups: Option<Vec<String>>,
+    wanted: Option<Vec<WantedAddress>>,
+    mac_given: bool,
+}
+
+fn parse(
+    app: &AppState,
+    context: &RequestContext,
+    fields: &Fields<'_>,
+) -> Result<NewPort, ApiError> {
+    fields.only(&[SETTABLE, AT_CREATE].concat())?;
+    check_offered(context, fields)?;
+    let now = app.clock.now_millis();
+    let given = mac(fields)?;
+    let port = Port {
+        id: networks::new_id(&*app.rng),
+        network_id: fields
+            .text("network_id", 64)?
+            .ok_or_else(|| fields.wrong("network_id", "is missing"))?,
+        project_id: project_of(context, fields)?,
+        name: fields.text("name", 255)?.unwrap_or_default(),
+        description: fields.text("description", 255)?.unwrap_or_default(),
+        admin_state_up: fields.flag("admin_state_up")?.unwrap_or(true),
+        mac: given.clone().unwrap_or_else(|| ports::new_mac(&*app.rng)),
+        device_id: fields.text("device_id", 255)?.unwrap_or_default(),
+        device_owner: fields.text("device_owner", 255)?.unwrap_or_default(),
+        status: "DOWN".into(),
+        made_by_compute: false,
+        instance_id: None,
+        device_index: 0,
+        vmm_id: None,
+        host_id: None,
+        revision: 1,
+        created_at: now,
+        updated_at: now,
+        fixed_ips: Vec::new(),
+        groups: Vec::new(),
+    };
+    Ok(NewPort {
+        port,
+        groups: fields.texts("security_groups")?,
+        wanted: fixed_ips(fields)?,
+        mac_given: given.is_some(),
+    })
+}
+
+/// The groups of a port: those given, each the project's own, or its default one.
+async fn resolve_groups(
+    tx: &mut Tx,
+    env: &Env,
+    project: &str,
+    given: Option<Vec<String>>,
+) -> Result<Vec<String>, ApiError> {
+    let Some(given) = given else {
+        return Ok(vec![
+            security_groups::ensure_default(tx, env, project).await?,
+        ]);
+    };
+    for id in &given {
+        let found = security_groups::find(tx, id).await?;
+        if found.is_none_or(|g| g.project_id != project) {
+            return Err(security_groups::missing(id));
+        }
+    }
+    Ok(given)
+}
+
+/// `POST /v2.0/ports`, one or several.
+pub async fn create(call: Call, bytes: Bytes) -> Reply {
+    let body = body::parse(Service::Network, &bytes)?;
+    let (all, bulk) = one_or_many(&body, "port", "ports")?;
+    let new: Vec<NewPort> = all
+        .iter()
+        .map(|f| parse(&call.app, &call.context, f))
+        .collect::<Result<_, _>>()?;
+    let env = env(&call.app);
+    let stored = tx!(call, |tx| [new, call, env] {
+        let mut stored = Vec::new();
+        for one in new {
+            stored.push(insert(tx, &call.context, &env, one).await?);
+        }
+        Ok::<_, ApiError>(stored)
+    })?;
+    let views = stored.iter().map(|p| view(&call.context, p)).collect();
+    Ok(created("port", "ports", bulk, views))
+}
+
+fn env(app: &AppState) -> Env {
+    Env {
+        clock: app.clock.clone(),
+        rng: app.rng.clone(),
+    }
+}
+
+async fn insert(
+    tx: &mut Tx,
+    context: &RequestContext,
+    env: &Env,
+    new: NewPort,
+) -> Result<Port, ApiError> {
+    let mut port = new.port;
+    let network = networks::load(tx, context, &port.network_id).await?;
+    if !network.usable_by(context) {
+        return Err(forbidden(format!(
+            "Network {} is another project's and not shared: no ports may be made on it.",
+            network.id
+        )));
+    }
+    if new.mac_given && !context.may_see(&network.project_id) {
+        return Err(forbidden(
+            "Only a network's owner may choose the mac_address of a port on it.",
+        ));
+    }
+    port.groups = resolve_groups(tx, env, &port.project_id, new.groups).await?;
+    ports::insert(tx, &network, &port, new.wanted.as_deref()).await
+}
+
+/// `GET /v2.0/ports`
+pub async fn list(call: Call, query: Params) -> Reply {
+    let which = match (query.get("id"), call.context.is_admin) {
+        (Some(id), _) => Which::Id(id.to_owned()),
+        (None, true) => Which::All,
+        (None, false) => Which::Project(call.context.project_id.clone()),
+    };
+    let all = tx!(call, |tx| [which] { Ok::<_, ApiError>(ports::list(tx, &which).await?) })?;
+    let views = all
+        .iter()
+        .filter(|p| call.context.may_see(&p.project_id))
+        .map(|p| view(&call.context, p))
+        .collect();
+    answer_list(&call.app, "ports", "ports", FILTERS, views, &query)
+}
+
+/// `GET /v2.0/ports/{id}`
+pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
+    let port = tx!(call, |tx| [call, id] { ports::load(tx, &call.context, &id).await })?;
+    Ok(ok(
+        json!({"port": only(view(&call.context, &port), &query)}),
+    ))
+}
+
+/// What a PUT says.
+#[derive(Clone, Debug)]
+struct Change {
+    name: Option<String>,
+    description: Option<String>,
+    up: Option<bool>,
+    mac: Option<String>,
+    device_id: Option<String>,
+    device_owner: Option<String>,
+    groups: Option<Vec<String>>,
+    wanted: Option<Vec<WantedAddress>>,
+}
+
+impl Change {
+    /// Whether it changes what a running server's NIC is made of.
+    fn touches_the_nic(&self) -> bool {
+        self.up == Some(false)
+            || self.mac.is_some()
+            || self.device_id.is_some()
+            || self.device_owner.is_some()
+            || self.wanted.is_some()
+    }
+}
+
+/// `PUT /v2.0/ports/{id}`
+pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
+    let body = body::parse(Service::Network, &bytes)?;
+    let fields = Fields::within(Service::Network, &body, "port")?;
+    fields.only(SETTABLE)?;
+    check_offered(&call.context, &fields)?;
+    let change = Change {
+        name: fields.text("name", 255)?,
+        description: fields.text("description", 255)?,
+        up: fields.flag("admin_state_up")?,
+        mac: mac(&fields)?,
+        device_id: fields.text("device_id", 255)?,
+        device_owner: fields.text("device_owner", 255)?,
+        groups: fields.texts("security_groups")?,
+        wanted: fixed_ips(&fields)?,
+    };
+    let env = env(&call.app);
+    let port = tx!(call, |tx| [call, id, change, env] { apply(tx, &call.context, &env, &id, change).await })?;
+    Ok(ok(json!({"port": view(&call.context, &port)})))
+}
+
+async fn apply(
+    tx: &mut Tx,
+    context: &RequestContext,
+    env: &Env,
+    id: &str,
+    change: Change,
+) -> Result<Port, ApiError> {
+    let mut port = ports::load(tx, context, id).await?;
+    if port.instance_id.is_some() && change.touches_the_nic() {
+        return Err(ApiError::new(
+            Service::Network,
+            StatusCode::CONFLICT,
+            format!(
+                "Port {id} is in use by server {}: its MAC, addresses, device and admin state \
+                 cannot be changed while it is.",
+                port.device_id
+            ),
+        )
+        .kind("PortInUse"));
+    }
+    let network = networks::load(tx, context, &port.network_id).await?;
+    if change.mac.is_some() && !context.may_see(&network.project_id) {
+        return Err(forbidden(
+            "Only a network's owner may choose the mac_address of a port on it.",
+        ));
+    }
+    port.name = change.name.unwrap_or(port.name);
+    port.description = change.description.unwrap_or(port.description);
+    port.admin_state_up = change.up.unwrap_or(port.admin_state_up);
+    port.mac = change.mac.unwrap_or(port.mac);
+    port.device_id = change.device_id.unwrap_or(port.device_id);
+    port.device_owner = change.device_owner.unwrap_or(port.device_owner);
+    port.updated_at = env.now();
+    if let Some(groups) = change.groups {
+        port.groups = resolve_groups(tx, env, &port.project_id, Some(groups)).await?;
+    }
+    ports::update(tx, &port).await?;
+    if let Some(wanted) = change.wanted {
+        addresses::give_back(tx, id).await?;
+        ports::give_addresses(tx, &network, id, Some(&wanted)).await?;
+    }
+    servers::changed(tx, &port.network_id).await?;
+    ports::load(tx, context, id).await
+}
+
+/// `DELETE /v2.0/ports/{id}`
+pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    tx!(call, |tx| [call, id] {
+        let port = ports::load(tx, &call.context, &id).await?;
+        if port.instance_id.is_some() {
+            return Err(ApiError::new(
+                Service::Network,
+                StatusCode::CONFLICT,
+                format!(
+                    "Port {id} is in use by server {}: a NIC cannot be taken out of a \
+                     server yet; delete the server first.",
+                    port.device_id
+                ),
+            )
+            .kind("PortInUse"));
+        }
+        ports::delete(tx, &id).await?;
+        Ok::<_, ApiError>(())
+    })?;
+    Ok(no_content())
+}

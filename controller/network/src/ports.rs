@@ -1,0 +1,375 @@
+//! Ports: a MAC, addresses, groups, and what holds them.
+
+use super::addresses;
+use super::errors::{conflict, invalid, not_found};
+use super::networks::Network;
+use super::quotas;
+use super::subnets::{self, Subnet};
+use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::{ApiError, RequestContext, params};
+use berth_rpc::clock::Rng;
+use std::net::IpAddr;
+
+/// A port as stored.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Its id.
+    pub id: String,
+    /// Its network.
+    pub network_id: String,
+    /// Whose.
+    pub project_id: String,
+    /// Its name; may be empty.
+    pub name: String,
+    /// Words.
+    pub description: String,
+    /// Whether it may carry traffic. A port that is down cannot be given to a server.
+    pub admin_state_up: bool,
+    /// `fa:16:3e:…`
+    pub mac: String,
+    /// What holds it: a server's id.
+    pub device_id: String,
+    /// `compute:<zone>`
+    pub device_owner: String,
+    /// `ACTIVE`, `DOWN`
+    pub status: String,
+    /// Whether it goes with its server.
+    pub made_by_compute: bool,
+    /// The server that holds it, as compute knows it.
+    pub instance_id: Option<String>,
+    /// Its place among that server's ports.
+    pub device_index: i64,
+    /// The VMM it is bound for.
+    pub vmm_id: Option<String>,
+    /// The host it is bound on.
+    pub host_id: Option<String>,
+    /// Rises with each change.
+    pub revision: i64,
+    /// Unix milliseconds.
+    pub created_at: i64,
+    /// Unix milliseconds.
+    pub updated_at: i64,
+    /// Addresses, with their subnets.
+    pub fixed_ips: Vec<(String, IpAddr)>,
+    /// Security groups.
+    pub groups: Vec<String>,
+}
+
+impl TryFrom<&Row> for Port {
+    type Error = StoreError;
+
+    fn try_from(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.text("id")?,
+            network_id: row.text("network_id")?,
+            project_id: row.text("project_id")?,
+            name: row.text("name")?,
+            description: row.text("description")?,
+            admin_state_up: row.flag("admin_state_up")?,
+            mac: row.text("mac")?,
+            device_id: row.text("device_id")?,
+            device_owner: row.text("device_owner")?,
+            status: row.text("status")?,
+            made_by_compute: row.flag("made_by_compute")?,
+            instance_id: row.opt_text("instance_id")?,
+            device_index: row.int("device_index")?,
+            vmm_id: row.opt_text("vmm_id")?,
+            host_id: row.opt_text("host_id")?,
+            revision: row.int("revision")?,
+            created_at: row.int("created_at")?,
+            updated_at: row.int("updated_at")?,
+            fixed_ips: Vec::new(),
+            groups: Vec::new(),
+        })
+    }
+}
+
+/// Which ports a query is about.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// Every port.
+    All,
+    /// Of one project.
+    Project(String),
+    /// One, by id.
+    Id(String),
+    /// On one host.
+    Host(String),
+    /// Of one server.
+    Instance(String),
+}
+
+impl Which {
+    fn clause(&self) -> (&'static str, Option<String>) {
+        match self {
+            Self::All => ("CAST($1 AS TEXT) IS NULL", None),
+            Self::Project(id) => ("p.project_id = $1", Some(id.clone())),
+            Self::Id(id) => ("p.id = $1", Some(id.clone())),
+            Self::Host(id) => ("p.host_id = $1", Some(id.clone())),
+            Self::Instance(id) => ("p.instance_id = $1", Some(id.clone())),
+        }
+    }
+}
+
+/// A 404 for a port.
+pub fn missing(id: &str) -> ApiError {
+    not_found("PortNotFound", "Port", id)
+}
+
+/// Ports with their addresses and groups, in the order in which servers have them.
+///
+/// # Errors
+/// The store's.
+pub async fn list(tx: &mut Tx, which: &Which) -> Result<Vec<Port>, StoreError> {
+    let (clause, parameter) = which.clause();
+    let sql = format!(
+        "SELECT p.* FROM ports p WHERE {clause} ORDER BY p.device_index, p.created_at, p.id"
+    );
+    let rows = tx.query(&sql, params![parameter.clone()]).await?;
+    let mut ports: Vec<Port> = rows.iter().map(Port::try_from).collect::<Result<_, _>>()?;
+    let sql = format!(
+        "SELECT a.holder, a.position, s.id AS subnet_id, s.cidr FROM address_allocations a \
+         JOIN ports p ON p.id = a.holder JOIN subnets s ON s.id = a.subnet_id WHERE {clause} \
+         ORDER BY s.created_at, a.position"
+    );
+    let held = tx.query(&sql, params![parameter.clone()]).await?;
+    let sql = format!(
+        "SELECT g.port_id, g.group_id FROM port_security_groups g \
+         JOIN ports p ON p.id = g.port_id WHERE {clause} ORDER BY g.group_id"
+    );
+    let groups = tx.query(&sql, params![parameter]).await?;
+    let places: std::collections::HashMap<String, usize> = ports
+        .iter()
+        .enumerate()
+        .map(|(n, p)| (p.id.clone(), n))
+        .collect();
+    for row in &held {
+        let address = addresses::at(row.parse("cidr")?, row.int("position")?);
+        if let (Some(n), Some(address)) = (places.get(&row.text("holder")?), address) {
+            ports[*n].fixed_ips.push((row.text("subnet_id")?, address));
+        }
+    }
+    for row in &groups {
+        if let Some(n) = places.get(&row.text("port_id")?) {
+            ports[*n].groups.push(row.text("group_id")?);
+        }
+    }
+    Ok(ports)
+}
+
+/// One, if the caller may see it.
+///
+/// # Errors
+/// 404 otherwise.
+pub async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Port, ApiError> {
+    let found = list(tx, &Which::Id(id.to_owned()))
+        .await?
+        .into_iter()
+        .next();
+    found
+        .filter(|p| context.may_see(&p.project_id))
+        .ok_or_else(|| missing(id))
+}
+
+/// An address that is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WantedAddress {
+    /// In this subnet; `None` for the one that holds `address`.
+    pub subnet_id: Option<String>,
+    /// This one; `None` for any.
+    pub address: Option<IpAddr>,
+}
+
+/// A MAC with OpenStack's prefix.
+pub fn new_mac(rng: &dyn Rng) -> String {
+    let b = rng.bits().to_be_bytes();
+    format!("fa:16:3e:{:02x}:{:02x}:{:02x}", b[0], b[1], b[2])
+}
+
+/// Stores a new port and gives it addresses: those `wanted`, or (`None`) one of each IP version
+/// that the network has. Returns it as stored.
+///
+/// # Errors
+/// 409 for a taken MAC or address, an empty pool, or over quota; 400 for an address that is
+/// in none of the network's subnets.
+pub async fn insert(
+    tx: &mut Tx,
+    network: &Network,
+    port: &Port,
+    wanted: Option<&[WantedAddress]>,
+) -> Result<Port, ApiError> {
+    quotas::one_more(tx, &port.project_id, quotas::PORT).await?;
+    let p = port.clone();
+    tx.execute(
+        "INSERT INTO ports (id, network_id, project_id, name, description, admin_state_up, mac, \
+         device_id, device_owner, status, made_by_compute, instance_id, device_index, revision, \
+         created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+        params![
+            p.id,
+            p.network_id,
+            p.project_id,
+            p.name,
+            p.description,
+            p.admin_state_up,
+            p.mac,
+            p.device_id,
+            p.device_owner,
+            p.status,
+            p.made_by_compute,
+            p.instance_id,
+            p.device_index,
+            p.revision,
+            p.created_at,
+            p.updated_at
+        ],
+    )
+    .await
+    .map_err(|e| match e {
+        StoreError::Conflict(_) => mac_taken(port),
+        other => other.into(),
+    })?;
+    give_addresses(tx, network, &port.id, wanted).await?;
+    set_groups(tx, &port.id, &port.groups).await?;
+    let stored = list(tx, &Which::Id(port.id.clone())).await?;
+    stored.into_iter().next().ok_or_else(|| missing(&port.id))
+}
+
+fn mac_taken(port: &Port) -> ApiError {
+    conflict(
+        "MacAddressInUse",
+        format!(
+            "Unable to complete operation for network {}. The mac address {} is in use.",
+            port.network_id, port.mac
+        ),
+    )
+}
+
+/// Gives a port, which has none, its addresses.
+///
+/// # Errors
+/// As [`insert`].
+pub async fn give_addresses(
+    tx: &mut Tx,
+    network: &Network,
+    port_id: &str,
+    wanted: Option<&[WantedAddress]>,
+) -> Result<(), ApiError> {
+    let all = subnets::list(tx, Some(&network.id)).await?;
+    let Some(wanted) = wanted else {
+        return give_default_addresses(tx, &all, port_id).await;
+    };
+    for want in wanted {
+        let fits = |s: &&Subnet| match (&want.subnet_id, want.address) {
+            (Some(id), _) => s.id == *id,
+            (None, Some(address)) => s.cidr.contains(&address),
+            (None, None) => false,
+        };
+        let Some(subnet) = all.iter().find(fits) else {
+            return Err(invalid(format!(
+                "Invalid input for operation: fixed_ips names {}, which is in no subnet of \
+                 network {}.",
+                match (&want.subnet_id, want.address) {
+                    (Some(id), _) => format!("subnet {}", berth_controller_core::body::clip(id)),
+                    (None, Some(address)) => format!("IP address {address}"),
+                    (None, None) => "neither subnet_id nor ip_address".into(),
+                },
+                network.id
+            )));
+        };
+        match want.address {
+            Some(address) => {
+                addresses::take(tx, &subnet.id, subnet.cidr, address, port_id).await?;
+            }
+            None => {
+                addresses::take_any(tx, &subnet.id, subnet.cidr, port_id).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One address a version, from the first subnet that has one.
+async fn give_default_addresses(
+    tx: &mut Tx,
+    all: &[Subnet],
+    port_id: &str,
+) -> Result<(), ApiError> {
+    for v4 in [true, false] {
+        let mut refusal = None;
+        for subnet in all.iter().filter(|s| s.cidr.addr().is_ipv4() == v4) {
+            match addresses::take_any(tx, &subnet.id, subnet.cidr, port_id).await {
+                Ok(_) => {
+                    refusal = None;
+                    break;
+                }
+                Err(error) if error.cause.is_none() => refusal = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+    }
+    Ok(())
+}
+
+/// Replaces a port's groups.
+///
+/// # Errors
+/// The store's.
+pub async fn set_groups(tx: &mut Tx, port_id: &str, groups: &[String]) -> Result<(), StoreError> {
+    let sql = "DELETE FROM port_security_groups WHERE port_id = $1";
+    tx.execute(sql, params![port_id]).await?;
+    for group in groups {
+        let sql = "INSERT INTO port_security_groups (port_id, group_id) VALUES ($1, $2) \
+                   ON CONFLICT DO NOTHING";
+        tx.execute(sql, params![port_id, group]).await?;
+    }
+    Ok(())
+}
+
+/// Stores what a user changed.
+///
+/// # Errors
+/// 409 for a taken MAC.
+pub async fn update(tx: &mut Tx, port: &Port) -> Result<(), ApiError> {
+    let p = port.clone();
+    tx.execute(
+        "UPDATE ports SET name = $1, description = $2, admin_state_up = $3, mac = $4, \
+         device_id = $5, device_owner = $6, revision = revision + 1, updated_at = $7 \
+         WHERE id = $8",
+        params![
+            p.name,
+            p.description,
+            p.admin_state_up,
+            p.mac,
+            p.device_id,
+            p.device_owner,
+            p.updated_at,
+            p.id
+        ],
+    )
+    .await
+    .map_err(|e| match e {
+        StoreError::Conflict(_) => mac_taken(port),
+        other => other.into(),
+    })?;
+    set_groups(tx, &port.id, &port.groups).await?;
+    Ok(())
+}
+
+/// Removes a port, and gives its addresses back.
+///
+/// # Errors
+/// The store's.
+pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
+    addresses::give_back(tx, id).await?;
+    for sql in [
+        "DELETE FROM port_security_groups WHERE port_id = $1",
+        "DELETE FROM ports WHERE id = $1",
+    ] {
+        tx.execute(sql, params![id]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,418 @@
+//! Security groups and their rules: stored and shown. Enforcing them is not offered yet, and
+//! each port says so.
+
+use super::errors::{conflict, invalid, not_found};
+use super::quotas;
+use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::{ApiError, Env, params};
+
+/// A group as stored.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Its id.
+    pub id: String,
+    /// Whose.
+    pub project_id: String,
+    /// Its name.
+    pub name: String,
+    /// Words.
+    pub description: String,
+    /// Whether it is the project's default one.
+    pub is_default: bool,
+    /// Rises with each change.
+    pub revision: i64,
+    /// Unix milliseconds.
+    pub created_at: i64,
+    /// Unix milliseconds.
+    pub updated_at: i64,
+    /// What it lets pass.
+    pub rules: Vec<Rule>,
+}
+
+/// A rule as stored.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its id.
+    pub id: String,
+    /// Its group.
+    pub group_id: String,
+    /// Whose.
+    pub project_id: String,
+    /// Words.
+    pub description: String,
+    /// `ingress`, `egress`
+    pub direction: String,
+    /// `IPv4`, `IPv6`
+    pub ethertype: String,
+    /// `tcp`, `17`; `None` for any.
+    pub protocol: Option<String>,
+    /// First port, or ICMP type.
+    pub port_min: Option<i64>,
+    /// Last port, or ICMP code.
+    pub port_max: Option<i64>,
+    /// From members of this group.
+    pub remote_group_id: Option<String>,
+    /// From these addresses.
+    pub remote_ip_prefix: Option<String>,
+    /// Unix milliseconds.
+    pub created_at: i64,
+}
+
+impl TryFrom<&Row> for Group {
+    type Error = StoreError;
+
+    fn try_from(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.text("id")?,
+            project_id: row.text("project_id")?,
+            name: row.text("name")?,
+            description: row.text("description")?,
+            is_default: row.flag("is_default")?,
+            revision: row.int("revision")?,
+            created_at: row.int("created_at")?,
+            updated_at: row.int("updated_at")?,
+            rules: Vec::new(),
+        })
+    }
+}
+
+impl TryFrom<&Row> for Rule {
+    type Error = StoreError;
+
+    fn try_from(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.text("id")?,
+            group_id: row.text("group_id")?,
+            project_id: row.text("project_id")?,
+            description: row.text("description")?,
+            direction: row.text("direction")?,
+            ethertype: row.text("ethertype")?,
+            protocol: row.opt_text("protocol")?,
+            port_min: row.opt_int("port_min")?,
+            port_max: row.opt_int("port_max")?,
+            remote_group_id: row.opt_text("remote_group_id")?,
+            remote_ip_prefix: row.opt_text("remote_ip_prefix")?,
+            created_at: row.int("created_at")?,
+        })
+    }
+}
+
+impl Rule {
+    /// What it says, as one text: equal rules have equal ones.
+    fn fingerprint(&self) -> String {
+        serde_json::json!([
+            self.direction,
+            self.ethertype,
+            self.protocol,
+            self.port_min,
+            self.port_max,
+            self.remote_group_id,
+            self.remote_ip_prefix
+        ])
+        .to_string()
+    }
+}
+
+/// A 404 for a group.
+pub fn missing(id: &str) -> ApiError {
+    not_found("SecurityGroupNotFound", "Security group", id)
+}
+
+/// A 404 for a rule.
+pub fn missing_rule(id: &str) -> ApiError {
+    not_found("SecurityGroupRuleNotFound", "Security group rule", id)
+}
+
+/// Groups with their rules: a project's, or all (`None`).
+///
+/// # Errors
+/// The store's.
+pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Group>, StoreError> {
+    let sql = "SELECT * FROM security_groups WHERE (CAST($1 AS TEXT) IS NULL OR project_id = $1) \
+               ORDER BY created_at, id";
+    let rows = tx.query(sql, params![project]).await?;
+    let mut groups: Vec<Group> = rows.iter().map(Group::try_from).collect::<Result<_, _>>()?;
+    for rule in rules(tx, project).await? {
+        if let Some(group) = groups.iter_mut().find(|g| g.id == rule.group_id) {
+            group.rules.push(rule);
+        }
+    }
+    Ok(groups)
+}
+
+/// Rules: a project's, or all (`None`).
+///
+/// # Errors
+/// The store's.
+pub async fn rules(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Rule>, StoreError> {
+    let sql = "SELECT * FROM security_group_rules \
+               WHERE (CAST($1 AS TEXT) IS NULL OR project_id = $1) ORDER BY created_at, id";
+    let rows = tx.query(sql, params![project]).await?;
+    rows.iter().map(Rule::try_from).collect()
+}
+
+/// One group with its rules, whoever's it is.
+///
+/// # Errors
+/// The store's.
+pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Group>, StoreError> {
+    let row = tx
+        .query_opt("SELECT * FROM security_groups WHERE id = $1", params![id])
+        .await?;
+    let Some(mut group) = row.as_ref().map(Group::try_from).transpose()? else {
+        return Ok(None);
+    };
+    let sql = "SELECT * FROM security_group_rules WHERE group_id = $1 ORDER BY created_at, id";
+    let rows = tx.query(sql, params![id]).await?;
+    group.rules = rows.iter().map(Rule::try_from).collect::<Result<_, _>>()?;
+    Ok(Some(group))
+}
+
+/// The project's default group, made now if it is not there: everything out, and in only from
+/// its own members.
+///
+/// # Errors
+/// The store's.
+pub async fn ensure_default(tx: &mut Tx, env: &Env, project: &str) -> Result<String, ApiError> {
+    let sql = "SELECT id FROM security_groups WHERE project_id = $1 AND is_default = 1";
+    if let Some(row) = tx.query_opt(sql, params![project]).await? {
+        return Ok(row.text("id")?);
+    }
+    let group = create(tx, env, project, "default", "Default security group", true).await?;
+    for ethertype in ["IPv4", "IPv6"] {
+        let mut rule = blank_rule(env, &group, "ingress", ethertype);
+        rule.remote_group_id = Some(group.id.clone());
+        insert_rule(tx, &rule).await?;
+    }
+    Ok(group.id)
+}
+
+fn blank_rule(env: &Env, group: &Group, direction: &str, ethertype: &str) -> Rule {
+    Rule {
+        id: env.uuid().to_string(),
+        group_id: group.id.clone(),
+        project_id: group.project_id.clone(),
+        description: String::new(),
+        direction: direction.into(),
+        ethertype: ethertype.into(),
+        protocol: None,
+        port_min: None,
+        port_max: None,
+        remote_group_id: None,
+        remote_ip_prefix: None,
+        created_at: env.now(),
+    }
+}
+
+/// Makes a group with the two rules that let everything out.
+///
+/// # Errors
+/// 409 over quota, or for a second `default`.
+pub async fn create(
+    tx: &mut Tx,
+    env: &Env,
+    project: &str,
+    name: &str,
+    description: &str,
+    is_default: bool,
+) -> Result<Group, ApiError> {
+    if name == "default" && !is_default {
+        return Err(conflict(
+            "SecurityGroupDefaultAlreadyExists",
+            "Default security group already exists.",
+        ));
+    }
+    if !is_default {
+        quotas::one_more(tx, project, quotas::SECURITY_GROUP).await?;
+    }
+    let now = env.now();
+    let group = Group {
+        id: env.uuid().to_string(),
+        project_id: project.into(),
+        name: name.into(),
+        description: description.into(),
+        is_default,
+        revision: 1,
+        created_at: now,
+        updated_at: now,
+        rules: Vec::new(),
+    };
+    tx.execute(
+        "INSERT INTO security_groups (id, project_id, name, description, is_default, revision, \
+         created_at, updated_at) VALUES ($1, $2, $3, $4, $5, 1, $6, $6)",
+        params![&group.id, project, name, description, is_default, now],
+    )
+    .await?;
+    for ethertype in ["IPv4", "IPv6"] {
+        insert_rule(tx, &blank_rule(env, &group, "egress", ethertype)).await?;
+    }
+    find(tx, &group.id).await?.ok_or_else(|| missing(&group.id))
+}
+
+/// Stores a rule, checked.
+///
+/// # Errors
+/// 400 for what makes no sense, 409 `SecurityGroupRuleExists` for a twin.
+pub async fn insert_rule(tx: &mut Tx, rule: &Rule) -> Result<(), ApiError> {
+    check(rule)?;
+    let r = rule.clone();
+    tx.execute(
+        "INSERT INTO security_group_rules (id, group_id, project_id, description, direction, \
+         ethertype, protocol, port_min, port_max, remote_group_id, remote_ip_prefix, fingerprint, \
+         created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        params![
+            r.id,
+            r.group_id,
+            r.project_id,
+            r.description,
+            r.direction,
+            r.ethertype,
+            r.protocol,
+            r.port_min,
+            r.port_max,
+            r.remote_group_id,
+            r.remote_ip_prefix,
+            rule.fingerprint(),
+            r.created_at
+        ],
+    )
+    .await
+    .map_err(|e| match e {
+        StoreError::Conflict(_) => conflict(
+            "SecurityGroupRuleExists",
+            format!(
+                "Security group rule already exists in group {}.",
+                rule.group_id
+            ),
+        ),
+        other => other.into(),
+    })?;
+    Ok(())
+}
+
+/// Protocols by name that a rule may say; numbers 0 to 255 too.
+const PROTOCOLS: [&str; 20] = [
+    "any",
+    "ah",
+    "dccp",
+    "egp",
+    "esp",
+    "gre",
+    "hopopt",
+    "icmp",
+    "icmpv6",
+    "igmp",
+    "ip",
+    "ipip",
+    "ipv6-encap",
+    "ipv6-icmp",
+    "ospf",
+    "pgm",
+    "rsvp",
+    "sctp",
+    "tcp",
+    "udp",
+];
+
+fn check(rule: &Rule) -> Result<(), ApiError> {
+    if !matches!(rule.direction.as_str(), "ingress" | "egress") {
+        return Err(invalid("direction is to be ingress or egress."));
+    }
+    if !matches!(rule.ethertype.as_str(), "IPv4" | "IPv6") {
+        return Err(invalid("ethertype is to be IPv4 or IPv6."));
+    }
+    let protocol = rule.protocol.as_deref();
+    if let Some(name) = protocol
+        && !PROTOCOLS.contains(&name)
+        && name.parse::<u8>().is_err()
+    {
+        return Err(invalid(format!(
+            "protocol {} is not known: use a name such as tcp, or a number from 0 to 255.",
+            berth_controller_core::body::clip(name)
+        )));
+    }
+    if rule.remote_group_id.is_some() && rule.remote_ip_prefix.is_some() {
+        return Err(invalid(
+            "Only remote_ip_prefix or remote_group_id may be provided.",
+        ));
+    }
+    if let Some(prefix) = &rule.remote_ip_prefix {
+        let net: ipnet::IpNet = prefix.parse().map_err(|_| {
+            invalid(format!(
+                "remote_ip_prefix {} is no CIDR.",
+                berth_controller_core::body::clip(prefix)
+            ))
+        })?;
+        if net.addr().is_ipv4() != (rule.ethertype == "IPv4") {
+            return Err(invalid(format!(
+                "Conflicting value ethertype {} for CIDR {net}.",
+                rule.ethertype
+            )));
+        }
+    }
+    check_ports(rule)
+}
+
+fn check_ports(rule: &Rule) -> Result<(), ApiError> {
+    let (min, max) = (rule.port_min, rule.port_max);
+    if min.is_none() && max.is_none() {
+        return Ok(());
+    }
+    match rule.protocol.as_deref() {
+        Some("icmp" | "icmpv6" | "ipv6-icmp" | "1" | "58") => {
+            let in_byte = |n: i64| (0..=255).contains(&n);
+            if min.is_none() || !min.is_none_or(in_byte) || !max.is_none_or(in_byte) {
+                return Err(invalid(
+                    "ICMP type (port_range_min) and code (port_range_max) are to be from 0 to \
+                     255, and a code needs a type.",
+                ));
+            }
+        }
+        Some("tcp" | "udp" | "sctp" | "dccp" | "6" | "17" | "132" | "33") => {
+            let ports = 1..=65_535;
+            match min.zip(max) {
+                Some((min, max)) if ports.contains(&min) && ports.contains(&max) && min <= max => {}
+                _ => {
+                    return Err(invalid(
+                        "For TCP/UDP protocols, port_range_min must be <= port_range_max, both \
+                         from 1 to 65535.",
+                    ));
+                }
+            }
+        }
+        _ => {
+            return Err(invalid(
+                "Must also specify protocol if port range is given: tcp, udp, sctp, dccp or icmp.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a group with its rules.
+///
+/// # Errors
+/// 409 `SecurityGroupInUse` for one on a port; and for a project's default one, which only an
+/// administrator may remove (and which is made again when it is needed).
+pub async fn delete(tx: &mut Tx, group: &Group, is_admin: bool) -> Result<(), ApiError> {
+    if group.is_default && !is_admin {
+        return Err(conflict(
+            "SecurityGroupCannotRemoveDefault",
+            "Insufficient rights for removing default security group.",
+        ));
+    }
+    let sql = "SELECT port_id FROM port_security_groups WHERE group_id = $1";
+    if tx.query_opt(sql, params![&group.id]).await?.is_some() {
+        return Err(conflict(
+            "SecurityGroupInUse",
+            format!("Security Group {} in use.", group.id),
+        ));
+    }
+    for sql in [
+        "DELETE FROM security_group_rules WHERE group_id = $1 OR remote_group_id = $1",
+        "DELETE FROM security_groups WHERE id = $1",
+    ] {
+        tx.execute(sql, params![&group.id]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,495 @@
+//! What compute and the workflows ask: ports for a server, their binding, and a host's document.
+//!
+//! A port belongs to a server from the request's own transaction on ([`allocate`]), to a VMM on
+//! a host once that is chosen ([`bind`]), and to nobody once the delete is answered
+//! ([`release`]). Every change on a host raises its network revision, by which the agent knows
+//! to fetch its document again.
+
+use super::errors::{conflict, not_found};
+use super::networks::{self, Network};
+use super::ports::{self, Port, WantedAddress, Which};
+use super::security_groups;
+use super::subnets::{self, Subnet};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{ApiError, Env, RequestContext, params};
+use berth_rpc_types::link::{HostNetwork, HostPort, HostSubnet, NetworkDocument};
+use berth_rpc_types::spec::AddressSpec;
+use berth_rpc_types::{HostId, InstanceId, PortSpec, VmmId};
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// What a server asks for: a network, or a port that is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestedNetwork {
+    /// A port on this network.
+    pub network_id: Option<String>,
+    /// This port.
+    pub port_id: Option<String>,
+    /// With this address.
+    pub fixed_ip: Option<IpAddr>,
+    /// In these security groups, by id; empty for the project's default one.
+    pub security_groups: Vec<String>,
+}
+
+/// An address of a server, for its view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAddress {
+    /// The network's name.
+    pub network: String,
+    /// The port.
+    pub port_id: String,
+    /// The port's MAC.
+    pub mac: String,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// Gives a server its ports: makes them, with addresses, or takes the given ones.
+///
+/// # Errors
+/// 404 for a network or port that the project may not use, 409 for a port in use, a full
+/// subnet or a quota.
+pub async fn allocate(
+    tx: &mut Tx,
+    env: &Env,
+    instance_id: InstanceId,
+    project_id: &str,
+    requested: &[RequestedNetwork],
+) -> Result<(), ApiError> {
+    let context = RequestContext {
+        request_id: String::new(),
+        user_id: String::new(),
+        project_id: project_id.to_owned(),
+        roles: Vec::new(),
+        is_admin: false,
+        system_scope: false,
+        traceparent: None,
+    };
+    let after = ports::list(tx, &Which::Instance(instance_id.to_string())).await?;
+    let first = after.iter().map(|p| p.device_index + 1).max().unwrap_or(0);
+    for (index, request) in (first..).zip(requested) {
+        match &request.port_id {
+            Some(port_id) => take_port(tx, env, instance_id, &context, port_id, index).await?,
+            None => make_port(tx, env, instance_id, &context, request, index).await?,
+        }
+    }
+    Ok(())
+}
+
+async fn take_port(
+    tx: &mut Tx,
+    env: &Env,
+    instance_id: InstanceId,
+    context: &RequestContext,
+    port_id: &str,
+    index: i64,
+) -> Result<(), ApiError> {
+    let port = ports::load(tx, context, port_id).await?;
+    let network = networks::load(tx, context, &port.network_id).await?;
+    may_carry(&network, Some(&port))?;
+    // The check is in the statement: of two servers that ask, one gets it.
+    let taken = tx
+        .execute(
+            "UPDATE ports SET device_id = $1, instance_id = $1, device_owner = 'compute:nova', \
+             device_index = $2, revision = revision + 1, updated_at = $3 \
+             WHERE id = $4 AND device_id = ''",
+            params![instance_id, index, env.now(), port_id],
+        )
+        .await?;
+    if taken == 0 {
+        return Err(conflict(
+            "PortInUse",
+            format!("Port {port_id} is still in use by {}.", port.device_id),
+        ));
+    }
+    Ok(())
+}
+
+/// What is down carries no traffic, so no server is put on it.
+fn may_carry(network: &Network, port: Option<&Port>) -> Result<(), ApiError> {
+    if !network.admin_state_up {
+        return Err(conflict(
+            "NetworkDown",
+            format!(
+                "Network {} has admin_state_up false: set it up first.",
+                network.id
+            ),
+        ));
+    }
+    if let Some(port) = port.filter(|p| !p.admin_state_up) {
+        return Err(conflict(
+            "PortDown",
+            format!(
+                "Port {} has admin_state_up false: set it up first.",
+                port.id
+            ),
+        ));
+    }
+    Ok(())
+}
+
+async fn make_port(
+    tx: &mut Tx,
+    env: &Env,
+    instance_id: InstanceId,
+    context: &RequestContext,
+    request: &RequestedNetwork,
+    index: i64,
+) -> Result<(), ApiError> {
+    let id = request.network_id.as_deref().unwrap_or_default();
+    let network = networks::load(tx, context, id).await?;
+    if !network.usable_by(context) {
+        return Err(networks::missing(id));
+    }
+    may_carry(&network, None)?;
+    let groups = if request.security_groups.is_empty() {
+        vec![security_groups::ensure_default(tx, env, &context.project_id).await?]
+    } else {
+        for group in &request.security_groups {
+            let found = security_groups::find(tx, group).await?;
+            if found.is_none_or(|g| g.project_id != context.project_id) {
+                return Err(security_groups::missing(group));
+            }
+        }
+        request.security_groups.clone()
+    };
+    let now = env.now();
+    let port = Port {
+        id: env.port_id().to_string(),
+        network_id: network.id.clone(),
+        project_id: context.project_id.clone(),
+        name: String::new(),
+        description: String::new(),
+        admin_state_up: true,
+        mac: ports::new_mac(&*env.rng),
+        device_id: instance_id.to_string(),
+        device_owner: "compute:nova".into(),
+        status: "DOWN".into(),
+        made_by_compute: true,
+        instance_id: Some(instance_id.to_string()),
+        device_index: index,
+        vmm_id: None,
+        host_id: None,
+        revision: 1,
+        created_at: now,
+        updated_at: now,
+        fixed_ips: Vec::new(),
+        groups,
+    };
+    let wanted = request.fixed_ip.map(|address| {
+        vec![WantedAddress {
+            subnet_id: None,
+            address: Some(address),
+        }]
+    });
+    let stored = ports::insert(tx, &network, &port, wanted.as_deref()).await?;
+    if stored.fixed_ips.is_empty() {
+        return Err(conflict(
+            "NetworkWithoutSubnet",
+            format!(
+                "Network {} requires a subnet in order to boot instances on.",
+                network.id
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Binds a server's ports for a VMM on a host.
+///
+/// # Errors
+/// The store's.
+pub async fn bind(
+    tx: &mut Tx,
+    instance_id: InstanceId,
+    vmm_id: VmmId,
+    host_id: HostId,
+) -> Result<(), StoreError> {
+    hosts_changed(tx, "instance_id", &instance_id.to_string()).await?;
+    tx.execute(
+        "UPDATE ports SET vmm_id = $1, host_id = $2, revision = revision + 1 \
+         WHERE instance_id = $3",
+        params![vmm_id, host_id, instance_id],
+    )
+    .await?;
+    hosts_changed(tx, "instance_id", &instance_id.to_string()).await
+}
+
+/// Shows a server's ports as `ACTIVE` or `DOWN`.
+///
+/// # Errors
+/// The store's.
+pub async fn set_active(
+    tx: &mut Tx,
+    instance_id: InstanceId,
+    active: bool,
+) -> Result<(), StoreError> {
+    let status = if active { "ACTIVE" } else { "DOWN" };
+    tx.execute(
+        "UPDATE ports SET status = $1 WHERE instance_id = $2",
+        params![status, instance_id],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Takes a server's ports away from it: those that compute made are deleted, the user's are free
+/// again. Call it when the delete has been answered, or when the server never reached a host.
+///
+/// # Errors
+/// The store's.
+pub async fn release(tx: &mut Tx, instance_id: InstanceId) -> Result<(), StoreError> {
+    let id = instance_id.to_string();
+    hosts_changed(tx, "instance_id", &id).await?;
+    for port in ports::list(tx, &Which::Instance(id.clone())).await? {
+        if port.made_by_compute {
+            ports::delete(tx, &port.id).await?;
+        }
+    }
+    tx.execute(
+        "UPDATE ports SET device_id = '', device_owner = '', instance_id = NULL, \
+         device_index = 0, vmm_id = NULL, host_id = NULL, status = 'DOWN', \
+         revision = revision + 1 WHERE instance_id = $1",
+        params![id],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Raises the network revision of the hosts on which ports with this column's value are bound.
+async fn hosts_changed(tx: &mut Tx, column: &'static str, value: &str) -> Result<(), StoreError> {
+    let sql = format!(
+        "UPDATE hosts SET network_revision = network_revision + 1 \
+         WHERE id IN (SELECT host_id FROM ports WHERE {column} = $1 AND host_id IS NOT NULL)"
+    );
+    tx.execute(&sql, params![value]).await?;
+    Ok(())
+}
+
+/// Tells the hosts of a network that it, or its subnets, changed.
+///
+/// # Errors
+/// The store's.
+pub async fn changed(tx: &mut Tx, network_id: &str) -> Result<(), StoreError> {
+    hosts_changed(tx, "network_id", network_id).await
+}
+
+/// Networks by id, with their subnets.
+async fn nets_of(
+    tx: &mut Tx,
+    ports: &[Port],
+) -> Result<HashMap<String, (Network, Vec<Subnet>)>, StoreError> {
+    let mut nets = HashMap::new();
+    for port in ports {
+        if nets.contains_key(&port.network_id) {
+            continue;
+        }
+        let sql = "SELECT * FROM networks WHERE id = $1";
+        let row = tx.query_opt(sql, params![&port.network_id]).await?;
+        if let Some(row) = row {
+            let subnets = subnets::list(tx, Some(&port.network_id)).await?;
+            nets.insert(port.network_id.clone(), (Network::try_from(&row)?, subnets));
+        }
+    }
+    Ok(nets)
+}
+
+fn id<T: std::str::FromStr<Err: std::fmt::Display>>(
+    table: &str,
+    text: &str,
+) -> Result<T, StoreError> {
+    text.parse().map_err(|e: T::Err| StoreError::Malformed {
+        table: table.into(),
+        column: "id".into(),
+        reason: e.to_string(),
+    })
+}
+
+fn mtu(network: &Network) -> u16 {
+    u16::try_from(network.mtu).unwrap_or(1500)
+}
+
+/// A server's ports, complete, in guest order.
+///
+/// # Errors
+/// The store's.
+pub async fn port_specs(tx: &mut Tx, instance_id: InstanceId) -> Result<Vec<PortSpec>, StoreError> {
+    let ports = ports::list(tx, &Which::Instance(instance_id.to_string())).await?;
+    let nets = nets_of(tx, &ports).await?;
+    let mut specs = Vec::new();
+    for port in &ports {
+        let Some((network, subnets)) = nets.get(&port.network_id) else {
+            continue;
+        };
+        let mut addresses = Vec::new();
+        for (subnet_id, address) in &port.fixed_ips {
+            if let Some(subnet) = subnets.iter().find(|s| s.id == *subnet_id) {
+                addresses.push(AddressSpec {
+                    address: *address,
+                    prefix: subnet.cidr.prefix_len(),
+                    gateway: subnet.gateway,
+                    dns: subnet.dns.clone(),
+                    dhcp: subnet.serves_dhcp(),
+                });
+            }
+        }
+        specs.push(PortSpec {
+            id: id("ports", &port.id)?,
+            network_id: id("networks", &port.network_id)?,
+            mac: port.mac.clone(),
+            mtu: mtu(network),
+            addresses,
+        });
+    }
+    Ok(specs)
+}
+
+/// What a host's networks are to be: every port bound there. A port stays until its server's
+/// delete is answered, so that the agent never loses a tap under a VMM.
+///
+/// # Errors
+/// The store's.
+pub async fn host_document(tx: &mut Tx, host_id: HostId) -> Result<NetworkDocument, StoreError> {
+    let sql = "SELECT network_revision FROM hosts WHERE id = $1";
+    let row = tx.query_opt(sql, params![host_id]).await?;
+    let revision = row.map_or(Ok(0), |r| r.int("network_revision"))?;
+    let ports = ports::list(tx, &Which::Host(host_id.to_string())).await?;
+    let names = hostnames(tx, host_id).await?;
+    let nets = nets_of(tx, &ports).await?;
+    let mut documents: Vec<HostNetwork> = Vec::new();
+    for (network, subnets) in nets.values() {
+        let mut host_subnets = Vec::new();
+        for subnet in subnets {
+            host_subnets.push(HostSubnet {
+                cidr: subnet.cidr.to_string(),
+                gateway: subnet.gateway,
+                dns: subnet.dns.clone(),
+                dhcp: subnet.serves_dhcp(),
+                dhcp_address: subnets::dhcp_address(tx, subnet).await?,
+            });
+        }
+        let mut host_ports = Vec::new();
+        for port in ports.iter().filter(|p| p.network_id == network.id) {
+            let Some(vmm_id) = &port.vmm_id else { continue };
+            host_ports.push(HostPort {
+                id: id("ports", &port.id)?,
+                vmm_id: id("vmms", vmm_id)?,
+                mac: port.mac.clone(),
+                addresses: port.fixed_ips.iter().map(|(_, a)| *a).collect(),
+                hostname: port
+                    .instance_id
+                    .as_ref()
+                    .and_then(|i| names.get(i).cloned()),
+            });
+        }
+        documents.push(HostNetwork {
+            id: id("networks", &network.id)?,
+            // To a host, a local network is a flat one that is wired to nothing.
+            network_type: "flat".into(),
+            physical_network: network.physical_network.clone(),
+            mtu: mtu(network),
+            subnets: host_subnets,
+            ports: host_ports,
+        });
+    }
+    documents.sort_by_key(|n| n.id);
+    Ok(NetworkDocument {
+        revision: u64::try_from(revision).unwrap_or(0),
+        networks: documents,
+    })
+}
+
+/// What DHCP calls the servers of a host: their names, as far as DNS allows.
+async fn hostnames(tx: &mut Tx, host_id: HostId) -> Result<HashMap<String, String>, StoreError> {
+    let sql = "SELECT i.id, i.name FROM instances i \
+               WHERE i.id IN (SELECT instance_id FROM ports WHERE host_id = $1)";
+    let mut names = HashMap::new();
+    for row in tx.query(sql, params![host_id]).await? {
+        let name = hostname(&row.text("name")?);
+        if !name.is_empty() {
+            names.insert(row.text("id")?, name);
+        }
+    }
+    Ok(names)
+}
+
+/// A name as a DNS label: letters, digits and hyphens, at most 63, none at its ends.
+fn hostname(name: &str) -> String {
+    let mapped: String = name
+        .chars()
+        .map(|c| match c {
+            'a'..='z' | '0'..='9' => c,
+            'A'..='Z' => c.to_ascii_lowercase(),
+            _ => '-',
+        })
+        .take(63)
+        .collect();
+    mapped.trim_matches('-').to_owned()
+}
+
+/// The addresses of servers, in guest order.
+///
+/// # Errors
+/// The store's.
+pub async fn addresses(
+    tx: &mut Tx,
+    ids: &[InstanceId],
+) -> Result<HashMap<InstanceId, Vec<ServerAddress>>, StoreError> {
+    let mut all: HashMap<InstanceId, Vec<ServerAddress>> = HashMap::new();
+    // In slices, as a statement takes a bounded number of parameters.
+    for slice in ids.chunks(200) {
+        let marks: Vec<String> = (1..=slice.len()).map(|n| format!("${n}")).collect();
+        let sql = format!(
+            "SELECT p.instance_id, p.id, p.mac, n.name, s.cidr, a.position FROM ports p \
+             JOIN networks n ON n.id = p.network_id \
+             JOIN address_allocations a ON a.holder = p.id \
+             JOIN subnets s ON s.id = a.subnet_id WHERE p.instance_id IN ({}) \
+             ORDER BY p.device_index, p.created_at, p.id, s.created_at, a.position",
+            marks.join(", ")
+        );
+        let parameters: Vec<berth_controller_core::store::Value> =
+            slice.iter().map(|i| (*i).into()).collect();
+        for row in tx.query(&sql, &parameters).await? {
+            let address = super::addresses::at(row.parse("cidr")?, row.int("position")?);
+            if let Some(address) = address {
+                all.entry(row.parse("instance_id")?)
+                    .or_default()
+                    .push(ServerAddress {
+                        network: row.text("name")?,
+                        port_id: row.text("id")?,
+                        mac: row.text("mac")?,
+                        address,
+                    });
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The networks that a server gets if it names none (`auto`): the project's only one, or the
+/// only shared one.
+///
+/// # Errors
+/// 409 if there are several, 404 if there is none.
+pub async fn only_network(tx: &mut Tx, project_id: &str) -> Result<String, ApiError> {
+    let sql = "SELECT n.id FROM networks n WHERE n.project_id = $1 AND n.external = 0 \
+               AND EXISTS (SELECT 1 FROM subnets s WHERE s.network_id = n.id)";
+    let mut rows = tx.query(sql, params![project_id]).await?;
+    if rows.is_empty() {
+        let sql = "SELECT n.id FROM networks n WHERE n.shared = 1 \
+                   AND EXISTS (SELECT 1 FROM subnets s WHERE s.network_id = n.id)";
+        rows = tx.query(sql, &[]).await?;
+    }
+    match rows.as_slice() {
+        [one] => Ok(one.text("id")?),
+        [] => Err(not_found(
+            "NetworkNotFound",
+            "A network for the project",
+            project_id,
+        )),
+        _ => Err(conflict(
+            "NetworkAmbiguous",
+            "Multiple possible networks found, use a Network ID to be more specific.",
+        )),
+    }
+}

@@ -1,0 +1,320 @@
+//! Subnets and their allocation pools.
+
+use super::addresses::{self, DHCP};
+use super::errors::{conflict, invalid, not_found};
+use super::quotas;
+use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::{ApiError, params};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// A subnet as stored.
+#[derive(Clone, Debug)]
+pub struct Subnet {
+    /// Its id.
+    pub id: String,
+    /// Its network.
+    pub network_id: String,
+    /// Whose.
+    pub project_id: String,
+    /// Its name; may be empty.
+    pub name: String,
+    /// Words.
+    pub description: String,
+    /// `10.0.0.0/24`
+    pub cidr: IpNet,
+    /// Default gateway.
+    pub gateway: Option<IpAddr>,
+    /// Whether DHCP serves it.
+    pub dhcp: bool,
+    /// Resolvers.
+    pub dns: Vec<IpAddr>,
+    /// First and last address of each pool, ascending.
+    pub pools: Vec<(IpAddr, IpAddr)>,
+    /// Rises with each change.
+    pub revision: i64,
+    /// Unix milliseconds.
+    pub created_at: i64,
+    /// Unix milliseconds.
+    pub updated_at: i64,
+}
+
+impl Subnet {
+    /// Whether addresses are handed out by DHCP: IPv4's only; IPv6 comes by the config drive.
+    pub fn serves_dhcp(&self) -> bool {
+        self.dhcp && self.cidr.addr().is_ipv4()
+    }
+
+    fn from_row(row: &Row, pools: &[Row]) -> Result<Self, StoreError> {
+        let id = row.text("id")?;
+        let cidr: IpNet = row.parse("cidr")?;
+        let mut own = Vec::new();
+        for pool in pools {
+            if pool.text("subnet_id")? != id {
+                continue;
+            }
+            let first = addresses::at(cidr, pool.int("first_position")?);
+            let last = addresses::at(cidr, pool.int("last_position")?);
+            own.extend(first.zip(last));
+        }
+        Ok(Self {
+            id,
+            network_id: row.text("network_id")?,
+            project_id: row.text("project_id")?,
+            name: row.text("name")?,
+            description: row.text("description")?,
+            cidr,
+            gateway: row.opt_parse("gateway")?,
+            dhcp: row.flag("dhcp")?,
+            dns: row.json("dns")?,
+            pools: own,
+            revision: row.int("revision")?,
+            created_at: row.int("created_at")?,
+            updated_at: row.int("updated_at")?,
+        })
+    }
+
+    /// The pools that a subnet has if none are asked for: all but the gateway.
+    pub fn default_pools(cidr: IpNet, gateway: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
+        let (first, last) = (addresses::first(cidr), addresses::last(cidr));
+        let hole = gateway.and_then(|g| addresses::position(cidr, g));
+        let spans = match hole {
+            Some(hole) if (first..=last).contains(&hole) => [
+                hole.checked_sub(1).map(|end| (first, end)),
+                hole.checked_add(1).map(|start| (start, last)),
+            ],
+            _ => [Some((first, last)), None],
+        };
+        spans
+            .into_iter()
+            .flatten()
+            .filter(|(from, to)| from <= to)
+            .filter_map(|(from, to)| addresses::at(cidr, from).zip(addresses::at(cidr, to)))
+            .collect()
+    }
+
+    /// Checks what the fields say of each other.
+    ///
+    /// # Errors
+    /// 400 or 409 with Neutron's name for what is wrong.
+    pub fn check(&self) -> Result<(), ApiError> {
+        let cidr = self.cidr;
+        if cidr.prefix_len() == 0 {
+            return Err(invalid(format!(
+                "{cidr} is no subnet: its prefix length is 0."
+            )));
+        }
+        if let Some(gateway) = self.gateway
+            && (gateway.is_ipv4() != cidr.addr().is_ipv4() || gateway.is_unspecified())
+        {
+            return Err(invalid(format!(
+                "gateway_ip {gateway} is not an address of {cidr}'s version."
+            )));
+        }
+        if let Some(other) = self.dns.iter().find(|d| d.is_unspecified()) {
+            return Err(invalid(format!("dns_nameservers: {other} is no address.")));
+        }
+        let mut spans = Vec::new();
+        for (start, end) in &self.pools {
+            let span = addresses::position(cidr, *start).zip(addresses::position(cidr, *end));
+            let Some((from, to)) = span else {
+                return Err(invalid(format!(
+                    "The allocation pool {start}-{end} spans beyond the subnet cidr {cidr} (or \
+                     farther than 64 bits into it)."
+                )));
+            };
+            if from > to || from < addresses::first(cidr) || to > addresses::last(cidr) {
+                return Err(invalid(format!(
+                    "The allocation pool {start}-{end} is not valid in {cidr}."
+                )));
+            }
+            if self.gateway.is_some_and(|g| {
+                addresses::position(cidr, g).is_some_and(|p| (from..=to).contains(&p))
+            }) {
+                return Err(conflict(
+                    "GatewayConflictWithAllocationPools",
+                    format!("The gateway conflicts with allocation pool {start}-{end}."),
+                ));
+            }
+            spans.push((from, to));
+        }
+        spans.sort_unstable();
+        if spans.windows(2).any(|w| w[0].1 >= w[1].0) {
+            return Err(conflict(
+                "OverlappingAllocationPools",
+                format!("The allocation pools overlap in {cidr}."),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A 404 for a subnet.
+pub fn missing(id: &str) -> ApiError {
+    not_found("SubnetNotFound", "Subnet", id)
+}
+
+/// All subnets of one network, or of every network (`None`); the caller picks what may be seen.
+///
+/// # Errors
+/// The store's.
+pub async fn list(tx: &mut Tx, network_id: Option<&str>) -> Result<Vec<Subnet>, StoreError> {
+    let sql = "SELECT * FROM subnets WHERE (CAST($1 AS TEXT) IS NULL OR network_id = $1) \
+               ORDER BY created_at, id";
+    let rows = tx.query(sql, params![network_id]).await?;
+    let sql = "SELECT p.* FROM subnet_pools p JOIN subnets s ON s.id = p.subnet_id \
+               WHERE (CAST($1 AS TEXT) IS NULL OR s.network_id = $1) ORDER BY p.first_position";
+    let pools = tx.query(sql, params![network_id]).await?;
+    rows.iter().map(|r| Subnet::from_row(r, &pools)).collect()
+}
+
+/// One.
+///
+/// # Errors
+/// The store's; `None` if there is none.
+pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Subnet>, StoreError> {
+    let row = tx
+        .query_opt("SELECT * FROM subnets WHERE id = $1", params![id])
+        .await?;
+    let sql = "SELECT * FROM subnet_pools WHERE subnet_id = $1 ORDER BY first_position";
+    let pools = tx.query(sql, params![id]).await?;
+    row.map(|r| Subnet::from_row(&r, &pools)).transpose()
+}
+
+/// Stores a new one, checked, and takes the address of its DHCP servers.
+///
+/// # Errors
+/// 400 for an overlap with another subnet of the network, 409 over quota.
+pub async fn insert(tx: &mut Tx, subnet: &Subnet) -> Result<(), ApiError> {
+    subnet.check()?;
+    quotas::one_more(tx, &subnet.project_id, quotas::SUBNET).await?;
+    for other in list(tx, Some(&subnet.network_id)).await? {
+        if other.cidr.contains(&subnet.cidr.network())
+            || subnet.cidr.contains(&other.cidr.network())
+        {
+            return Err(invalid(format!(
+                "Invalid input for operation: Requested subnet with cidr: {} for network: {} \
+                 overlaps with another subnet.",
+                subnet.cidr, subnet.network_id
+            )));
+        }
+    }
+    let s = subnet.clone();
+    tx.execute(
+        "INSERT INTO subnets (id, network_id, project_id, name, description, cidr, gateway, dhcp, \
+         dns, revision, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        params![
+            s.id,
+            s.network_id,
+            s.project_id,
+            s.name,
+            s.description,
+            s.cidr.to_string(),
+            s.gateway.map(|g| g.to_string()),
+            s.dhcp,
+            serde_json::json!(s.dns),
+            s.revision,
+            s.created_at,
+            s.updated_at
+        ],
+    )
+    .await?;
+    store_pools(tx, subnet).await?;
+    if subnet.serves_dhcp() {
+        addresses::take_any(tx, &subnet.id, subnet.cidr, DHCP).await?;
+    }
+    Ok(())
+}
+
+async fn store_pools(tx: &mut Tx, subnet: &Subnet) -> Result<(), StoreError> {
+    tx.execute(
+        "DELETE FROM subnet_pools WHERE subnet_id = $1",
+        params![&subnet.id],
+    )
+    .await?;
+    for (start, end) in &subnet.pools {
+        let first = addresses::position(subnet.cidr, *start);
+        let last = addresses::position(subnet.cidr, *end);
+        tx.execute(
+            "INSERT INTO subnet_pools (subnet_id, first_position, last_position) \
+             VALUES ($1, $2, $3)",
+            params![&subnet.id, first, last],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Stores a changed one, checked.
+///
+/// # Errors
+/// As [`insert`].
+pub async fn update(tx: &mut Tx, before: &Subnet, after: &Subnet) -> Result<(), ApiError> {
+    after.check()?;
+    let s = after.clone();
+    tx.execute(
+        "UPDATE subnets SET name = $1, description = $2, gateway = $3, dhcp = $4, dns = $5, \
+         revision = revision + 1, updated_at = $6 WHERE id = $7",
+        params![
+            s.name,
+            s.description,
+            s.gateway.map(|g| g.to_string()),
+            s.dhcp,
+            serde_json::json!(s.dns),
+            s.updated_at,
+            s.id
+        ],
+    )
+    .await?;
+    store_pools(tx, after).await?;
+    match (before.serves_dhcp(), after.serves_dhcp()) {
+        (false, true) => {
+            addresses::take_any(tx, &after.id, after.cidr, DHCP).await?;
+        }
+        (true, false) => {
+            let sql = "DELETE FROM address_allocations WHERE subnet_id = $1 AND holder = $2";
+            tx.execute(sql, params![&after.id, DHCP]).await?;
+        }
+        _ => {}
+    }
+    super::servers::changed(tx, &after.network_id).await?;
+    Ok(())
+}
+
+/// Removes one.
+///
+/// # Errors
+/// 409 `SubnetInUse` while a port has an address of it.
+pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
+    let sql = "SELECT holder FROM address_allocations WHERE subnet_id = $1 AND holder <> $2";
+    if let Some(row) = tx.query_opt(sql, params![id, DHCP]).await? {
+        return Err(conflict(
+            "SubnetInUse",
+            format!(
+                "Unable to complete operation on subnet {id}: One or more ports have an IP \
+                 allocation from this subnet, for example port {}.",
+                row.text("holder")?
+            ),
+        ));
+    }
+    for sql in [
+        "DELETE FROM address_allocations WHERE subnet_id = $1",
+        "DELETE FROM subnet_pools WHERE subnet_id = $1",
+        "DELETE FROM subnets WHERE id = $1",
+    ] {
+        tx.execute(sql, params![id]).await?;
+    }
+    Ok(())
+}
+
+/// The address that DHCP servers take there.
+///
+/// # Errors
+/// The store's.
+pub async fn dhcp_address(tx: &mut Tx, subnet: &Subnet) -> Result<Option<IpAddr>, StoreError> {
+    let sql = "SELECT position FROM address_allocations WHERE subnet_id = $1 AND holder = $2";
+    let row = tx.query_opt(sql, params![&subnet.id, DHCP]).await?;
+    let position = row.map(|r| r.int("position")).transpose()?;
+    Ok(position.and_then(|p| addresses::at(subnet.cidr, p)))
+}

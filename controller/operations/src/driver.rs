@@ -1,0 +1,171 @@
+//! Who runs the steps: one transaction a step, as often and by as many as there are.
+//!
+//! Guarantees: the state and the effects of a step commit together or not at all, and no step is
+//! done twice, whichever controllers run it. No leader, no lease: the row decides.
+
+use crate::{Engine, Event, Folded, Opened, Operation};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{AppState, params};
+use berth_rpc::kill_point;
+use berth_rpc_types::OperationId;
+use futures::StreamExt as _;
+use std::time::Duration;
+use tracing::Instrument as _;
+
+/// How long the driver sleeps if nobody pokes it. Another controller's operation is found by it
+/// if that one died.
+const IDLE: Duration = Duration::from_millis(500);
+/// Operations looked at in one round.
+const BATCH: i64 = 64;
+/// Operations advanced at once by one controller.
+const CONCURRENT: usize = 8;
+/// Steps that one operation may take in one go; a bound on what a faulty step could do.
+const STEPS_AT_ONCE: usize = 32;
+
+/// What folding an event came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advanced {
+    /// There is more to do at once.
+    Again,
+    /// It waits for an event.
+    Waits,
+    /// It is over, or somebody else took the step.
+    Nothing,
+    /// Only a newer controller knows what to do with it: nothing was changed.
+    Newer,
+}
+
+/// Drives operations until `stop` is cancelled. A step under way is finished.
+pub async fn run(engine: Engine, stop: tokio_util::sync::CancellationToken) {
+    let app = &engine.app;
+    while !stop.is_cancelled() {
+        let found = match due(&engine).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(%error, "operations cannot be read; trying again");
+                vec![]
+            }
+        };
+        let idle = found.is_empty();
+        futures::stream::iter(found)
+            .for_each_concurrent(CONCURRENT, |(id, request_id)| {
+                let span = tracing::info_span!("operation", %request_id, operation_id = %id);
+                drive(&engine, id).instrument(span)
+            })
+            .await;
+        if idle {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = app.wake.notified() => {}
+                () = app.clock.sleep(IDLE) => {}
+            }
+        }
+    }
+}
+
+async fn due(engine: &Engine) -> Result<Vec<(OperationId, String)>, StoreError> {
+    let now = engine.app.clock.now_millis();
+    let ours = Operation::is_ours(&*engine.kinds);
+    let store = &engine.app.store;
+    store
+        .tx(|tx| {
+            let sql = format!(
+                "SELECT id, request_id FROM operations WHERE {ours} \
+                 AND wake_at <= $1 ORDER BY wake_at LIMIT $2"
+            );
+            Box::pin(async move {
+                let rows = tx.query(&sql, params![now, BATCH]).await?;
+                rows.iter()
+                    .map(|row| Ok((row.parse("id")?, row.text("request_id")?)))
+                    .collect()
+            })
+        })
+        .await
+}
+
+async fn drive(engine: &Engine, id: OperationId) {
+    let app = &engine.app;
+    for _ in 0..STEPS_AT_ONCE {
+        kill_point!("controller.step.before");
+        let advanced = app
+            .store
+            .tx(|tx| {
+                let engine = engine.clone();
+                Box::pin(async move {
+                    let advanced = fold(tx, &engine, id, Event::Run).await?;
+                    kill_point!("controller.step.uncommitted");
+                    Ok::<_, StoreError>(advanced)
+                })
+            })
+            .await;
+        kill_point!("controller.step.committed");
+        match advanced {
+            Ok(Advanced::Again) => {}
+            Ok(Advanced::Waits | Advanced::Nothing | Advanced::Newer) => {
+                // Its command may be in the outbox now.
+                app.wake_outbox.notify_one();
+                return;
+            }
+            Err(error) => {
+                tracing::error!(%error, "step failed; trying again");
+                postpone(app, id).await;
+                return;
+            }
+        }
+    }
+}
+
+/// A step that the database or a malformed row refused is tried again after a while; the
+/// reconciler reports those that stay so.
+async fn postpone(app: &AppState, id: OperationId) {
+    let at = app.clock.now_millis() + 5_000;
+    let done: Result<u64, StoreError> = app
+        .store
+        .tx(|tx| {
+            Box::pin(async move {
+                tx.execute(
+                    "UPDATE operations SET wake_at = $1 WHERE id = $2 AND wake_at IS NOT NULL",
+                    params![at, id],
+                )
+                .await
+            })
+        })
+        .await;
+    if let Err(error) = done {
+        tracing::error!(%error, "and cannot be postponed");
+    }
+}
+
+/// Folds one event into an operation, in the caller's transaction.
+///
+/// # Errors
+/// [`StoreError`]; the caller's transaction then rolls back whole.
+pub async fn fold(
+    tx: &mut Tx,
+    engine: &Engine,
+    id: OperationId,
+    event: Event,
+) -> Result<Advanced, StoreError> {
+    let (kinds, control, env) = (&*engine.kinds, &*engine.app.control, engine.app.env());
+    let operation = match Operation::open(tx, kinds, id).await? {
+        Opened::Ours(operation) => *operation,
+        Opened::Closed => return Ok(Advanced::Nothing),
+        Opened::Newer(what) => {
+            tracing::info!(operation_id = %id, what, "left to a newer controller");
+            return Ok(Advanced::Newer);
+        }
+    };
+    let next = match kinds.fold(tx, &env, control, &operation, event).await? {
+        Folded::Ended => return Ok(Advanced::Nothing),
+        Folded::Goes(next) => next,
+    };
+    if !operation.save(tx, &env, &next).await? {
+        // The caller rolls back; whoever took the step did all this already.
+        return Err(StoreError::Contended(1));
+    }
+    Ok(if next.again {
+        Advanced::Again
+    } else {
+        Advanced::Waits
+    })
+}

@@ -1,0 +1,41 @@
+//! The operations engine: what was accepted, carried out step by step until it is done or has failed.
+//!
+//! An operation is a row. What its steps do, the engine does not know: it asks [`Kinds`], which the
+//! services above implement. In one transaction it reads where an operation stands, has the next
+//! step folded in, and writes it by compare-and-swap on (operation, step, attempt); what a step wants
+//! done are rows too, for example a command in the outbox. Any number of controllers do so side by
+//! side: whoever commits a step first has done it, and the others find it done.
+//!
+//! ```text
+//! API handler --insert--> operations row --driver--> Kinds::fold: rows, and outbox rows
+//!                               ^                                     | outbox sender
+//!                               |                                     v
+//!                         results consumer <---- results queue <---- agent
+//! ```
+//!
+//! Reading order: [`kinds`] (what is asked of those who know the kinds), [`operation`] (its row),
+//! [`driver`] (who runs the steps), [`outbox`] and [`results`] (commands out, answers in),
+//! [`reconcile`] (what lost its wake-up, and what is silent).
+
+pub mod driver;
+pub mod kinds;
+pub mod operation;
+pub mod outbox;
+pub mod reconcile;
+pub mod results;
+
+pub use driver::{Advanced, fold};
+pub use kinds::{Event, Folded, Kind, Kinds, Next};
+pub use operation::{New, Opened, Operation};
+
+use berth_controller_core::AppState;
+use std::sync::Arc;
+
+/// What the engine's tasks share: the application, and the kinds that it drives. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    /// The application.
+    pub app: AppState,
+    /// The kinds of operation of this build.
+    pub kinds: Arc<dyn Kinds>,
+}

@@ -1,0 +1,331 @@
+//! The outbox: commands are sent, and sent again with the same message id, until an answer is
+//! folded in (PROTOCOL.md, rule 2).
+//!
+//! Guarantees that a command whose step committed is sent, whatever is killed; that a broker
+//! which lost its disk costs time only; and that nothing is taken back because time went by. A
+//! row is taken for one sending by a conditional UPDATE, so that controllers side by side do
+//! not all send it. Repeats do no harm: agents fold them away by message id.
+//!
+//! Unroutable means that the host's queue is gone. For a command that never left, that is an
+//! answer ("never begun"), and its operation goes on at once. One that left before may have
+//! been journalled: it is sent again until its agent, which declares the queue, answers.
+
+use crate::{Advanced, Engine, Event, Opened, Operation, fold};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{AppState, params};
+use berth_rpc::{Address, RpcError, kill_point};
+use berth_rpc_types::{Envelope, HostId, MessageId, OperationId};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+/// How long the sender sleeps if nobody pokes it.
+const IDLE: Duration = Duration::from_millis(500);
+/// Rows taken in one round.
+const BATCH: i64 = 64;
+/// Publishes under way at once.
+const CONCURRENT: usize = 16;
+/// Milliseconds until a command is sent again: doubling from the first to the second.
+const RESEND_MS: (i64, i64) = (5_000, 60_000);
+/// Milliseconds until a publish in doubt is tried again.
+const DOUBT_MS: i64 = 1_000;
+
+/// A command that is due.
+#[derive(Clone, Debug)]
+struct Due {
+    message_id: MessageId,
+    operation_id: OperationId,
+    host_id: HostId,
+    envelope: String,
+    request_id: String,
+    /// How often it was sent before.
+    sends: i64,
+}
+
+/// Whether a step's attempt has put its command here.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn has(
+    tx: &mut Tx,
+    operation_id: OperationId,
+    step: &str,
+    attempt: u32,
+) -> Result<bool, StoreError> {
+    let row = tx
+        .query_opt(
+            "SELECT message_id FROM outbox WHERE operation_id = $1 AND step = $2 AND attempt = $3",
+            params![operation_id, step, attempt],
+        )
+        .await?;
+    Ok(row.is_some())
+}
+
+/// Puts a command here, due at once. A unique index lets a step's attempt do so once.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn put(tx: &mut Tx, now: i64, envelope: &Envelope) -> Result<(), StoreError> {
+    tx.execute(
+        "INSERT INTO outbox (message_id, operation_id, step, attempt, host_id, vmm_id, sequence, \
+         envelope, sends, next_send_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $9)",
+        params![
+            envelope.message_id,
+            envelope.operation_id,
+            &envelope.step,
+            envelope.attempt,
+            envelope.host_id,
+            envelope.vmm_id,
+            envelope.sequence,
+            serde_json::to_value(envelope).unwrap_or_default(),
+            now
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Sends until `stop` is cancelled.
+pub async fn run(engine: Engine, stop: CancellationToken) {
+    let app = &engine.app;
+    while !stop.is_cancelled() {
+        let due = match take_due(app).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(%error, "the outbox cannot be read; trying again");
+                vec![]
+            }
+        };
+        let idle = due.is_empty();
+        futures::stream::iter(due)
+            .for_each_concurrent(CONCURRENT, |due| {
+                let span = tracing::info_span!("send", request_id = %due.request_id,
+                    operation_id = %due.operation_id, message_id = %due.message_id);
+                send(&engine, due).instrument(span)
+            })
+            .await;
+        if idle {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = app.wake_outbox.notified() => {}
+                () = app.clock.sleep(IDLE) => {}
+            }
+        }
+    }
+}
+
+/// Takes what is due: from now on it is due again after its back-off, sent or not.
+async fn take_due(app: &AppState) -> Result<Vec<Due>, StoreError> {
+    let env = app.env();
+    app.store
+        .tx(|tx| {
+            let env = env.clone();
+            Box::pin(async move {
+                let now = env.now();
+                let rows = tx
+                    .query(
+                        "SELECT b.message_id, b.operation_id, b.host_id, b.envelope, b.sends, \
+                         b.next_send_at, o.request_id FROM outbox b \
+                         JOIN operations o ON o.id = b.operation_id \
+                         WHERE b.next_send_at <= $1 ORDER BY b.next_send_at LIMIT $2",
+                        params![now, BATCH],
+                    )
+                    .await?;
+                let mut due = Vec::new();
+                for row in rows {
+                    let one = Due {
+                        message_id: row.parse("message_id")?,
+                        operation_id: row.parse("operation_id")?,
+                        host_id: row.parse("host_id")?,
+                        envelope: row.text("envelope")?,
+                        request_id: row.text("request_id")?,
+                        sends: row.int("sends")?,
+                    };
+                    let taken = tx
+                        .execute(
+                            "UPDATE outbox SET sends = sends + 1, next_send_at = $1 \
+                             WHERE message_id = $2 AND next_send_at = $3",
+                            params![
+                                now + back_off(one.sends, env.rng.below(1000)),
+                                one.message_id,
+                                row.int("next_send_at")?
+                            ],
+                        )
+                        .await?;
+                    if taken == 1 {
+                        due.push(one);
+                    }
+                }
+                Ok(due)
+            })
+        })
+        .await
+}
+
+/// Milliseconds until the next sending, after `sends` earlier ones; `draw` (below 1000) spreads it.
+fn back_off(sends: i64, draw: u64) -> i64 {
+    let (first, most) = RESEND_MS;
+    let doubled = first << sends.clamp(0, 10);
+    let spread = i64::try_from(draw).unwrap_or(0);
+    doubled.min(most) * (1000 + spread / 4) / 1000
+}
+
+async fn send(engine: &Engine, due: Due) {
+    let app = &engine.app;
+    kill_point!("controller.outbox.taken");
+    let address = Address::Agent(due.host_id);
+    let id = due.message_id.to_string();
+    let payload = Bytes::from(due.envelope.clone());
+    let mut published = app.transport.publish(address, &id, payload.clone()).await;
+    if matches!(published, Err(RpcError::Unroutable(_))) && host_is_up(app, due.host_id).await {
+        // Its agent lives, so a broker has lost the queue: make it again.
+        if app.transport.declare(address).await.is_ok() {
+            published = app.transport.publish(address, &id, payload).await;
+        }
+    }
+    kill_point!("controller.outbox.published");
+    match published {
+        Ok(()) => {
+            app.metrics.command_sent(due.sends > 0);
+            tracing::info!(host_id = %due.host_id, again = due.sends > 0, "command sent");
+        }
+        Err(RpcError::Unroutable(_)) if due.sends == 0 => unroutable(engine, &due).await,
+        Err(error) => {
+            tracing::warn!(%error, host_id = %due.host_id, "command not sent; trying again");
+            sooner(app, &due).await;
+        }
+    }
+}
+
+async fn host_is_up(app: &AppState, host_id: HostId) -> bool {
+    let row = app
+        .store
+        .tx::<_, StoreError, _>(|tx| {
+            Box::pin(async move {
+                tx.query_opt(
+                    "SELECT last_seen_at, forced_down FROM hosts WHERE id = $1",
+                    params![host_id],
+                )
+                .await
+            })
+        })
+        .await;
+    let Ok(Some(row)) = row else {
+        return false;
+    };
+    let seen = row.int("last_seen_at").unwrap_or(0);
+    let forced = row.flag("forced_down").unwrap_or(true);
+    app.control.is_up(seen, forced, app.clock.now_millis())
+}
+
+/// It never left: an answer like any other, folded in once.
+async fn unroutable(engine: &Engine, due: &Due) {
+    let app = &engine.app;
+    let (message_id, operation_id) = (due.message_id, due.operation_id);
+    let why = format!(
+        "Host {} has no command queue and its agent has not been seen for {} s: start berth-agent there, or, if it is gone \
+         for good, force the host down (openstack compute service set --down).",
+        due.host_id, app.control.service_down_time
+    );
+    tracing::warn!(%why, "command cannot be routed");
+    let folded = app
+        .store
+        .tx(|tx| {
+            let (engine, why) = (engine.clone(), why.clone());
+            Box::pin(async move {
+                let event = Event::Unroutable(why);
+                answered(
+                    tx,
+                    &engine,
+                    message_id,
+                    operation_id,
+                    "\"unroutable\"",
+                    event,
+                )
+                .await
+            })
+        })
+        .await;
+    kill_point!("controller.outbox.unroutable");
+    match folded {
+        Ok(_) => app.wake.notify_one(),
+        Err(error) => {
+            // Sent again after its back-off: rule 2.
+            tracing::error!(%error, "an unroutable command could not be folded in");
+        }
+    }
+}
+
+async fn sooner(app: &AppState, due: &Due) {
+    let at = app.clock.now_millis() + DOUBT_MS;
+    let message_id = due.message_id;
+    let done: Result<u64, StoreError> = app
+        .store
+        .tx(|tx| {
+            Box::pin(async move {
+                tx.execute(
+                    "UPDATE outbox SET next_send_at = $1 \
+                     WHERE message_id = $2 AND next_send_at > $1",
+                    params![at, message_id],
+                )
+                .await
+            })
+        })
+        .await;
+    if let Err(error) = done {
+        tracing::error!(%error, "the outbox cannot be written");
+    }
+}
+
+/// Marks a command as answered, and folds the event into its operation: both or neither. A command
+/// whose operation only a newer controller knows stays as it is ([`Advanced::Newer`]).
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn answered(
+    tx: &mut Tx,
+    engine: &Engine,
+    message_id: MessageId,
+    operation_id: OperationId,
+    result: &str,
+    event: Event,
+) -> Result<Advanced, StoreError> {
+    if let Opened::Newer(_) = Operation::open(tx, &*engine.kinds, operation_id).await? {
+        return Ok(Advanced::Newer);
+    }
+    if !settle(tx, message_id, result).await? {
+        return Ok(Advanced::Nothing);
+    }
+    fold(tx, engine, operation_id, event).await
+}
+
+/// Marks a command as answered. `false`: it was already, or is unknown; the answer folds away.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn settle(tx: &mut Tx, message_id: MessageId, result: &str) -> Result<bool, StoreError> {
+    let settled = tx
+        .execute(
+            "UPDATE outbox SET result = $1, next_send_at = NULL \
+             WHERE message_id = $2 AND result IS NULL",
+            params![result, message_id],
+        )
+        .await?;
+    Ok(settled == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sending_again_backs_off_to_a_minute_and_spreads() {
+        assert_eq!(back_off(0, 0), 5_000);
+        assert_eq!(back_off(1, 0), 10_000);
+        assert_eq!(back_off(9, 0), 60_000);
+        assert_eq!(back_off(1_000_000, 0), 60_000);
+        assert!(back_off(0, 999) > 6_000 && back_off(9, 999) < 76_000);
+    }
+}

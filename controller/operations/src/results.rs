@@ -1,0 +1,383 @@
+//! Answers come in: results, dead letters and telemetry.
+//!
+//! Guarantees that each answer is folded in once, by its message id, in one transaction with
+//! all that it changes, and is acknowledged after the commit (PROTOCOL.md, rule 11). Repeats
+//! fold away. What cannot be understood is rejected to the dead letters, and those are consumed
+//! here too: each is mapped to its operation and ends it with its reason (rule 9).
+
+use crate::{Advanced, Engine, Event, Opened, Operation, outbox};
+use berth_controller_core::params;
+use berth_controller_core::store::{StoreError, Tx};
+use berth_rpc::{Address, ConsumeOptions, Consumer, Delivery, RpcError, kill_point};
+use berth_rpc_types::{
+    CommandResult, Envelope, MessageId, OperationId, Outcome, ResultError, Telemetry, VmmId,
+};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+/// Answers held unacknowledged while they are folded in.
+const PREFETCH: u16 = 32;
+/// Pause before a consumer is opened again, or an answer that the database refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Folds results in until `stop` is cancelled.
+pub async fn run_results(engine: Engine, stop: CancellationToken) {
+    consume(&engine, &stop, Address::Results, |engine, delivery| {
+        Box::pin(result(engine, delivery))
+    })
+    .await;
+}
+
+/// Consumes dead letters until `stop` is cancelled.
+pub async fn run_dead_letters(engine: Engine, stop: CancellationToken) {
+    consume(&engine, &stop, Address::DeadLetters, |engine, delivery| {
+        Box::pin(dead_letter(engine, delivery))
+    })
+    .await;
+}
+
+/// Notes progress until `stop` is cancelled.
+pub async fn run_telemetry(engine: Engine, stop: CancellationToken) {
+    consume(&engine, &stop, Address::Telemetry, |engine, delivery| {
+        Box::pin(telemetry(engine, delivery))
+    })
+    .await;
+}
+
+type Handled<'a> = futures::future::BoxFuture<'a, ()>;
+
+async fn consume<F>(engine: &Engine, stop: &CancellationToken, address: Address, handle: F)
+where
+    F: for<'a> Fn(&'a Engine, Delivery) -> Handled<'a>,
+{
+    let app = &engine.app;
+    while !stop.is_cancelled() {
+        let options = ConsumeOptions { prefetch: PREFETCH };
+        let opened = tokio::select! {
+            () = stop.cancelled() => return,
+            opened = app.transport.consume(address, options) => opened,
+        };
+        let mut consumer: Box<dyn Consumer> = match opened {
+            Ok(consumer) => consumer,
+            Err(error @ RpcError::Configuration(_)) => {
+                tracing::error!(%error, %address, "cannot consume; correct the broker's configuration");
+                app.clock.sleep(RETRY * 10).await;
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(%error, %address, "cannot consume yet");
+                app.clock.sleep(RETRY).await;
+                continue;
+            }
+        };
+        loop {
+            let delivery = tokio::select! {
+                () = stop.cancelled() => return,
+                delivery = consumer.next() => delivery,
+            };
+            let Some(delivery) = delivery else {
+                tracing::warn!(%address, "the transport was closed");
+                app.clock.sleep(RETRY).await;
+                break;
+            };
+            handle(engine, delivery).await;
+        }
+    }
+}
+
+async fn result(engine: &Engine, delivery: Delivery) {
+    let app = &engine.app;
+    kill_point!("controller.result.received");
+    let result = match CommandResult::parse(&delivery.payload) {
+        Ok(result) => result,
+        Err(ResultError::Newer { message_id, what }) => {
+            return newer(engine, Address::Results, delivery, message_id, &what).await;
+        }
+        Err(error) => {
+            tracing::error!(%error, message_id = delivery.message_id, "not a result; to the dead letters");
+            drop(delivery.reject().await);
+            return;
+        }
+    };
+    let span = tracing::info_span!("result", request_id = %result.request_id,
+        operation_id = %result.operation_id, message_id = %result.message_id, vmm_id = %result.vmm_id);
+    async {
+        let folded = folded_at_last(engine, &result).await;
+        kill_point!("controller.result.folded");
+        if let Some(Advanced::Newer) = folded {
+            tracing::warn!("an answer for a newer controller's operation; passed on");
+            return pass_on(engine, Address::Results, delivery);
+        }
+        tracing::info!(outcome = result.outcome.name(), advanced = ?folded, "result");
+        if let Outcome::Failed {
+            message, detail, ..
+        } = &result.outcome
+        {
+            tracing::warn!(error = message, detail, "the host could not");
+        }
+        app.wake.notify_one();
+        // Lost with its connection, it comes again and folds away.
+        drop(delivery.ack().await);
+        kill_point!("controller.result.acknowledged");
+    }
+    .instrument(span)
+    .await;
+}
+
+/// Folds it in, if the database takes it within a minute. It stays unacknowledged meanwhile, so that
+/// it comes again if this controller dies. `None`: its command is still in the outbox, so it is sent
+/// again and answered again (rule 2).
+async fn folded_at_last(engine: &Engine, result: &CommandResult) -> Option<Advanced> {
+    for _ in 0..60 {
+        match folded(engine, result).await {
+            Ok(advanced) => return Some(advanced),
+            Err(error) => {
+                tracing::error!(%error, "a result could not be folded in; trying again");
+            }
+        }
+        engine.app.clock.sleep(RETRY).await;
+    }
+    None
+}
+
+/// An answer in words that are not known here. Where somebody waits for it, it is neither settled
+/// nor acknowledged.
+async fn newer(
+    engine: &Engine,
+    address: Address,
+    delivery: Delivery,
+    message_id: MessageId,
+    what: &str,
+) {
+    let awaited = engine.app.store.tx::<_, StoreError, _>(|tx| {
+        let kinds = engine.kinds.clone();
+        Box::pin(async move {
+            let Some(asked) = asked(tx, message_id).await? else {
+                return Ok(false);
+            };
+            let open = Operation::open(tx, &*kinds, asked.operation_id).await?;
+            Ok(!matches!(open, Opened::Closed))
+        })
+    });
+    if let Ok(false) = awaited.await {
+        tracing::warn!(%message_id, what, "an answer that nobody waits for; folded away");
+        drop(delivery.ack().await);
+        return;
+    }
+    tracing::warn!(%message_id, what, "an answer in a newer version's words; passed on");
+    pass_on(engine, address, delivery);
+}
+
+/// Gives a message that only a newer controller understands to whichever consumes next. It goes
+/// to the queue's end, where it holds up nobody, and after a pause: if there is no newer
+/// controller, it comes back. Acknowledged only once it is there again.
+fn pass_on(engine: &Engine, address: Address, delivery: Delivery) {
+    let app = engine.app.clone();
+    tokio::spawn(async move {
+        loop {
+            app.clock.sleep(RETRY).await;
+            let (id, payload) = (&delivery.message_id, delivery.payload.clone());
+            match app.transport.publish(address, id, payload).await {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(%error, %address, "not passed on; trying again"),
+            }
+        }
+        kill_point!("controller.result.passed_on");
+        drop(delivery.ack().await);
+    });
+}
+
+async fn folded(engine: &Engine, result: &CommandResult) -> Result<Advanced, StoreError> {
+    let app = &engine.app;
+    app.store
+        .tx(|tx| {
+            let (engine, result) = (engine.clone(), result.clone());
+            Box::pin(async move {
+                let advanced = fold(tx, &engine, &result).await?;
+                kill_point!("controller.result.uncommitted");
+                Ok(advanced)
+            })
+        })
+        .await
+}
+
+/// Folds one result in. Public for the simulation and for tests.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn fold(
+    tx: &mut Tx,
+    engine: &Engine,
+    result: &CommandResult,
+) -> Result<Advanced, StoreError> {
+    let kinds = &*engine.kinds;
+    if let Outcome::Progress { doing, percent } = &result.outcome {
+        sign_of_life(
+            tx,
+            engine.app.clock.now_millis(),
+            result.operation_id,
+            doing,
+            *percent,
+        )
+        .await?;
+        return Ok(Advanced::Waits);
+    }
+    let outcome = serde_json::to_string(&result.outcome).unwrap_or_default();
+    let Some(asked) = asked(tx, result.message_id).await? else {
+        tracing::warn!("an answer to a command that nobody remembers; folded away");
+        return Ok(Advanced::Nothing);
+    };
+    let waits = match Operation::open(tx, kinds, asked.operation_id).await? {
+        Opened::Newer(_) => return Ok(Advanced::Newer),
+        Opened::Ours(operation) => {
+            let now = (operation.step.as_str(), i64::from(operation.attempt));
+            now == (asked.step.as_str(), asked.attempt)
+        }
+        Opened::Closed => false,
+    };
+    if !outbox::settle(tx, result.message_id, &outcome).await? {
+        return Ok(Advanced::Nothing);
+    }
+    kinds.observe(tx, asked.vmm_id, &result.outcome).await?;
+    if !waits {
+        return Ok(Advanced::Nothing);
+    }
+    let event = Event::Answer(result.outcome.clone());
+    crate::fold(tx, engine, asked.operation_id, event).await
+}
+
+/// What a message was about.
+struct Asked {
+    operation_id: OperationId,
+    vmm_id: VmmId,
+    step: String,
+    attempt: i64,
+}
+
+/// What the message was about, as the outbox knows it: the answer's own words are not trusted.
+async fn asked(tx: &mut Tx, message_id: MessageId) -> Result<Option<Asked>, StoreError> {
+    let row = tx
+        .query_opt(
+            "SELECT operation_id, vmm_id, step, attempt FROM outbox WHERE message_id = $1",
+            params![message_id],
+        )
+        .await?;
+    row.map(|row| {
+        Ok(Asked {
+            operation_id: row.parse("operation_id")?,
+            vmm_id: row.parse("vmm_id")?,
+            step: row.text("step")?,
+            attempt: row.int("attempt")?,
+        })
+    })
+    .transpose()
+}
+
+async fn sign_of_life(
+    tx: &mut Tx,
+    now: i64,
+    operation_id: OperationId,
+    doing: &str,
+    percent: Option<u8>,
+) -> Result<(), StoreError> {
+    let doing: String = doing.chars().take(200).collect();
+    let progress = serde_json::json!({ "doing": doing, "percent": percent });
+    tx.execute(
+        "UPDATE operations SET progress = $1, last_sign_at = $2 WHERE id = $3 AND state = 'running'",
+        params![progress, now, operation_id],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn dead_letter(engine: &Engine, delivery: Delivery) {
+    let app = &engine.app;
+    let from = delivery.dead_letter_queue.as_deref().unwrap_or("a queue");
+    let envelope: Option<Envelope> = serde_json::from_slice(&delivery.payload).ok();
+    // An unreadable body still has the id that it was published under.
+    let message_id = envelope
+        .as_ref()
+        .map(|e| e.message_id)
+        .or_else(|| delivery.message_id.parse().ok());
+    // Newer than this build on both sides: no end of anything.
+    if let Err(ResultError::Newer { message_id, what }) = CommandResult::parse(&delivery.payload) {
+        return newer(engine, Address::DeadLetters, delivery, message_id, &what).await;
+    }
+    // A result carries its command's id: either way, it is that command's operation that ends.
+    // One that was passed on has lost the name of its queue, and is told by what it is.
+    let is_answer = match &delivery.dead_letter_queue {
+        Some(queue) => *queue == Address::Results.to_string(),
+        None => envelope.is_none(),
+    };
+    let why = if is_answer {
+        "The agent's answer could not be understood: bring agent and controller to versions at \
+         most one apart. What became of the command is not known."
+            .to_owned()
+    } else {
+        format!(
+            "The command could not be delivered: it ended among the dead letters of {from}. Look \
+             at that host's berth-agent log; whether it was begun is not known."
+        )
+    };
+    let Some(message_id) = message_id else {
+        tracing::error!(%from, bytes = delivery.payload.len(), "a dead letter without a message id; dropped");
+        drop(delivery.ack().await);
+        return;
+    };
+    let folded = app
+        .store
+        .tx(|tx| {
+            let (engine, why) = (engine.clone(), why.clone());
+            Box::pin(async move {
+                let Some(Asked { operation_id, .. }) = asked(tx, message_id).await? else {
+                    return Ok(None);
+                };
+                let (event, settled) = (Event::DeadLetter(why), "\"dead letter\"");
+                let advanced =
+                    outbox::answered(tx, &engine, message_id, operation_id, settled, event).await?;
+                Ok::<_, StoreError>(Some((operation_id, advanced)))
+            })
+        })
+        .await;
+    kill_point!("controller.dead_letter.folded");
+    match folded {
+        Ok(Some((operation_id, Advanced::Newer))) => {
+            tracing::warn!(%message_id, %operation_id, "a dead letter of a newer controller's operation; passed on");
+            pass_on(engine, Address::DeadLetters, delivery);
+        }
+        Ok(operation_id) => {
+            tracing::error!(%message_id, ?operation_id, %from, "dead letter");
+            app.wake.notify_one();
+            drop(delivery.ack().await);
+        }
+        Err(error) => {
+            // Unacknowledged: it comes again.
+            tracing::error!(%error, %message_id, "a dead letter could not be folded in");
+            app.clock.sleep(RETRY).await;
+        }
+    }
+}
+
+async fn telemetry(engine: &Engine, delivery: Delivery) {
+    let app = &engine.app;
+    let news: Option<Telemetry> = serde_json::from_slice(&delivery.payload).ok();
+    if let Some(Telemetry::Progress {
+        operation_id,
+        doing,
+        percent,
+        ..
+    }) = news
+    {
+        let now = app.clock.now_millis();
+        // Droppable: a database that is busy drops it.
+        let _: Result<(), StoreError> = app
+            .store
+            .tx(|tx| {
+                let doing = doing.clone();
+                Box::pin(async move { sign_of_life(tx, now, operation_id, &doing, percent).await })
+            })
+            .await;
+    }
+    drop(delivery.ack().await);
+}

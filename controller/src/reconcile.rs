@@ -1,0 +1,70 @@
+//! Reconcilers: each looks at the whole state of one thing, and repairs it. No input, no memory:
+//! a timer and a poke start them, and running one twice, or on two controllers at once, is the
+//! same as running it once.
+//!
+//! What they may not do is free anything because time went by (PROTOCOL.md, rule 1), or remove
+//! what nobody asked to remove (rule 5).
+//!
+//! Each stands in its service; here is who runs them.
+
+use crate::core::store::StoreError;
+use crate::operations::{self, Engine};
+use crate::{compute, hosts, image};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Between two rounds.
+pub const INTERVAL: Duration = Duration::from_secs(5);
+
+/// The image directory is read whole once in so many rounds: an hour.
+const ROUNDS_A_SWEEP: u32 = 720;
+
+/// Runs rounds until `stop` is cancelled.
+pub async fn run(engine: Engine, stop: CancellationToken) {
+    let app = &engine.app;
+    for number in (0..ROUNDS_A_SWEEP).cycle() {
+        if stop.is_cancelled() {
+            break;
+        }
+        round(&engine).await;
+        if number == 0 {
+            say("image files", image::reconcile::sweep(app).await);
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = app.clock.sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// Every reconciler once. One that fails keeps none of the others from running.
+pub async fn round(engine: &Engine) {
+    let app = &engine.app;
+    let outcomes: [(&str, Result<u64, StoreError>); 10] = [
+        ("lineage", hosts::lineage::advance(app).await),
+        ("fences", hosts::reconcile::fenced(engine).await),
+        (
+            "operations",
+            operations::reconcile::reconcile(engine, INTERVAL).await,
+        ),
+        (
+            "instances",
+            compute::reconcile::instances::reconcile(app).await,
+        ),
+        ("claims", compute::reconcile::claims::reconcile(app).await),
+        ("images", image::reconcile::reconcile(app).await),
+        ("vmms", compute::reconcile::vmms::reconcile(app).await),
+        ("commands", operations::reconcile::prune(app).await),
+        ("join tokens", hosts::reconcile::prune(app).await),
+        ("image tokens", image::reconcile::prune(app).await),
+    ];
+    for (name, outcome) in outcomes {
+        say(name, outcome);
+    }
+}
+
+fn say(name: &str, outcome: Result<u64, StoreError>) {
+    if let Err(error) = outcome {
+        tracing::error!(%error, reconciler = name, "a reconciler failed; it will try again");
+    }
+}
