@@ -4,8 +4,8 @@
 //! and the end-to-end tests call [`audit`], and [`compare`] with what hosts report. At rest (no
 //! request under way) more must be true: nothing is open, and nothing waits to be sent.
 
-use crate::core::params;
 use crate::core::store::{Store, StoreError, Tx};
+use crate::core::{params, row};
 use berth_rpc_types::{HostId, Observation, VmmId, VmmState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -191,6 +191,13 @@ const CHECKS: &[Check] = &[
     },
 ];
 
+row! {
+    /// A row that a check's query finds.
+    struct Broken {
+        subject: String,
+    }
+}
+
 /// Checks every invariant; `at_rest` checks those too that hold only while nothing is under way.
 ///
 /// # Errors
@@ -201,10 +208,10 @@ pub async fn audit(store: &Store, at_rest: bool) -> Result<Vec<Finding>, StoreEr
             Box::pin(async move {
                 let mut findings = Vec::new();
                 for check in CHECKS.iter().filter(|c| at_rest || !c.at_rest) {
-                    for row in tx.query(check.sql, &[]).await? {
+                    for broken in tx.query::<Broken>(check.sql, &[]).await? {
                         findings.push(Finding {
                             rule: check.rule,
-                            subject: row.text("subject")?,
+                            subject: broken.subject,
                             detail: check.detail.to_owned(),
                         });
                     }
@@ -273,25 +280,23 @@ pub async fn compare(
 }
 
 async fn living(tx: &mut Tx, host_id: HostId) -> Result<BTreeMap<VmmId, String>, StoreError> {
-    let rows = tx
+    let rows: Vec<(VmmId, String)> = tx
         .query(
             "SELECT id, state FROM vmms WHERE host_id = $1 AND deleted_at IS NULL",
             params![host_id],
         )
         .await?;
-    rows.iter()
-        .map(|row| Ok((row.parse("id")?, row.text("state")?)))
-        .collect()
+    Ok(rows.into_iter().collect())
 }
 
 async fn lost(tx: &mut Tx, host_id: HostId) -> Result<BTreeSet<VmmId>, StoreError> {
-    let rows = tx
+    let rows: Vec<(VmmId,)> = tx
         .query(
             "SELECT id FROM vmms WHERE host_id = $1 AND lost_at IS NOT NULL AND removed_at IS NULL",
             params![host_id],
         )
         .await?;
-    rows.iter().map(|row| row.parse("id")).collect()
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }
 
 #[cfg(test)]

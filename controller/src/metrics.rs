@@ -17,19 +17,21 @@ pub async fn render(app: &AppState) -> Result<String, StoreError> {
         .tx(|tx| {
             Box::pin(async move {
                 let operations = tx
-                    .query(
+                    .query::<(String, String, u64)>(
                         "SELECT kind, state, COUNT(*) AS n FROM operations GROUP BY kind, state \
                          ORDER BY kind, state",
                         &[],
                     )
                     .await?;
                 let outbox = tx
-                    .query_opt(
+                    .query_opt::<(u64,)>(
                         "SELECT COUNT(*) AS n FROM outbox WHERE next_send_at IS NOT NULL",
                         &[],
                     )
                     .await?;
-                let hosts = tx.query_opt("SELECT COUNT(*) AS n FROM hosts", &[]).await?;
+                let hosts = tx
+                    .query_opt::<(u64,)>("SELECT COUNT(*) AS n FROM hosts", &[])
+                    .await?;
                 Ok::<_, StoreError>((operations, outbox, hosts))
             })
         })
@@ -70,26 +72,18 @@ pub async fn render(app: &AppState) -> Result<String, StoreError> {
         "gauge",
         "Operations in the database",
     );
-    for row in &operations {
-        let labels = [
-            ("kind", &*row.text("kind")?),
-            ("state", &*row.text("state")?),
-        ];
-        line(&mut out, "berth_operations", &labels, count(row.int("n")?));
+    for (kind, state, n) in &operations {
+        let labels = [("kind", kind.as_str()), ("state", state.as_str())];
+        line(&mut out, "berth_operations", &labels, *n);
     }
-    for (name, what, row) in [
+    for (name, what, found) in [
         ("berth_outbox_depth", "Commands without an answer", outbox),
         ("berth_hosts", "Hosts that have joined", hosts),
     ] {
         heading(&mut out, name, "gauge", what);
-        let n = row.map_or(Ok(0), |row| row.int("n"))?;
-        line(&mut out, name, &[], count(n));
+        line(&mut out, name, &[], found.map_or(0, |(n,)| n));
     }
     Ok(out)
-}
-
-fn count(n: i64) -> u64 {
-    u64::try_from(n).unwrap_or(0)
 }
 
 fn heading(out: &mut String, name: &str, kind: &str, help: &str) {

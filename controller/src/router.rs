@@ -61,7 +61,7 @@ async fn count(State(app): State<AppState>, request: Request, next: Next) -> Res
 async fn health(State(app): State<AppState>) -> Response {
     let asked = app
         .store
-        .tx::<_, StoreError, _>(|tx| Box::pin(tx.query("SELECT 1 AS one", &[])))
+        .tx::<_, StoreError, _>(|tx| Box::pin(tx.query::<(i64,)>("SELECT 1 AS one", &[])))
         .await;
     let broker = app.transport.is_connected();
     match asked {

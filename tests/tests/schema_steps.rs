@@ -13,8 +13,8 @@ async fn run(store: &Store, sql: &'static str) {
 }
 
 async fn number(store: &Store, sql: &'static str) -> i64 {
-    let row = store.tx::<_, StoreError, _>(|tx| Box::pin(tx.query_opt(sql, params![])));
-    row.await.unwrap().unwrap().int("number").unwrap()
+    let row = store.tx::<_, StoreError, _>(|tx| Box::pin(tx.query_opt::<(i64,)>(sql, params![])));
+    row.await.unwrap().unwrap().0
 }
 
 const STEPS: &str = "SELECT COUNT(*) AS number FROM schema_steps";

@@ -3,7 +3,7 @@
 //! A row is inserted in the transaction of the request it is about, so that an accepted
 //! request is always in the list; events are folded in by the workflow's own transactions.
 
-use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
 use berth_controller_core::{RequestContext, params};
 use berth_rpc_types::{InstanceId, OperationId};
 use serde::{Deserialize, Serialize};
@@ -50,18 +50,18 @@ pub struct ActionRow {
     pub events: Vec<Event>,
 }
 
-impl ActionRow {
+impl FromRow for ActionRow {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
         Ok(Self {
-            action: row.text("action")?,
-            instance_id: row.parse("instance_id")?,
-            request_id: row.text("request_id")?,
-            user_id: row.text("user_id")?,
-            project_id: row.text("project_id")?,
-            message: row.opt_text("message")?,
-            started_at: row.int("started_at")?,
-            updated_at: row.int("updated_at")?,
-            events: row.json("events")?,
+            action: row.get("action")?,
+            instance_id: row.get("instance_id")?,
+            request_id: row.get("request_id")?,
+            user_id: row.get("user_id")?,
+            project_id: row.get("project_id")?,
+            message: row.get("message")?,
+            started_at: row.get("started_at")?,
+            updated_at: row.get("updated_at")?,
+            events: row.get::<Json<_>>("events")?.0,
         })
     }
 }
@@ -187,13 +187,11 @@ pub async fn get(
     instance_id: InstanceId,
     request_id: &str,
 ) -> Result<Option<ActionRow>, StoreError> {
-    let row = tx
-        .query_opt(
-            "SELECT * FROM instance_actions WHERE instance_id = $1 AND request_id = $2",
-            params![instance_id, request_id],
-        )
-        .await?;
-    row.as_ref().map(ActionRow::from_row).transpose()
+    tx.query_opt(
+        "SELECT * FROM instance_actions WHERE instance_id = $1 AND request_id = $2",
+        params![instance_id, request_id],
+    )
+    .await
 }
 
 /// All actions of an instance, newest first.
@@ -201,11 +199,9 @@ pub async fn get(
 /// # Errors
 /// [`StoreError`]
 pub async fn list(tx: &mut Tx, instance_id: InstanceId) -> Result<Vec<ActionRow>, StoreError> {
-    let rows = tx
-        .query(
-            "SELECT * FROM instance_actions WHERE instance_id = $1 ORDER BY started_at DESC, request_id",
-            params![instance_id],
-        )
-        .await?;
-    rows.iter().map(ActionRow::from_row).collect()
+    tx.query(
+        "SELECT * FROM instance_actions WHERE instance_id = $1 ORDER BY started_at DESC, request_id",
+        params![instance_id],
+    )
+    .await
 }

@@ -1,7 +1,7 @@
 //! Flavors: what a server may be made from. A server keeps the flavor as it was ([`FlavorSnapshot`]).
 
 use berth_controller_core::params;
-use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -57,17 +57,17 @@ impl From<&Flavor> for FlavorSnapshot {
     }
 }
 
-impl Flavor {
+impl FromRow for Flavor {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
         Ok(Self {
-            id: row.text("id")?,
-            name: row.text("name")?,
-            vcpus: row.int("vcpus")?,
-            ram: row.int("memory_mib")?,
-            disk: row.int("disk_gib")?,
-            description: row.opt_text("description")?,
-            is_public: row.flag("is_public")?,
-            extra_specs: row.json("extra_specs")?,
+            id: row.get("id")?,
+            name: row.get("name")?,
+            vcpus: row.get("vcpus")?,
+            ram: row.get("memory_mib")?,
+            disk: row.get("disk_gib")?,
+            description: row.get("description")?,
+            is_public: row.get("is_public")?,
+            extra_specs: row.get::<Json<_>>("extra_specs")?.0,
         })
     }
 }
@@ -81,10 +81,10 @@ pub async fn get(
     id: &str,
     project: Option<&str>,
 ) -> Result<Option<Flavor>, StoreError> {
-    let row = match project {
+    match project {
         None => {
             tx.query_opt("SELECT * FROM flavors WHERE id = $1", params![id])
-                .await?
+                .await
         }
         Some(project) => {
             tx.query_opt(
@@ -92,10 +92,9 @@ pub async fn get(
                  (SELECT 1 FROM flavor_access a WHERE a.flavor_id = flavors.id AND a.project_id = $2))",
                 params![id, project],
             )
-            .await?
+            .await
         }
-    };
-    row.as_ref().map(Flavor::from_row).transpose()
+    }
 }
 
 /// All flavors that `project` may use (`None`: all there are), by memory, then id.
@@ -103,10 +102,10 @@ pub async fn get(
 /// # Errors
 /// [`StoreError`]
 pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Flavor>, StoreError> {
-    let rows = match project {
+    match project {
         None => {
             tx.query("SELECT * FROM flavors ORDER BY memory_mib, id", params![])
-                .await?
+                .await
         }
         Some(project) => {
             tx.query(
@@ -115,10 +114,9 @@ pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Flavor>, Sto
                  ORDER BY memory_mib, id",
                 params![project],
             )
-            .await?
+            .await
         }
-    };
-    rows.iter().map(Flavor::from_row).collect()
+    }
 }
 
 /// Adds a flavor.
@@ -181,13 +179,13 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
 /// # Errors
 /// [`StoreError`]
 pub async fn access(tx: &mut Tx, id: &str) -> Result<Vec<String>, StoreError> {
-    let rows = tx
+    let rows: Vec<(String,)> = tx
         .query(
             "SELECT project_id FROM flavor_access WHERE flavor_id = $1 ORDER BY project_id",
             params![id],
         )
         .await?;
-    rows.iter().map(|row| row.text("project_id")).collect()
+    Ok(rows.into_iter().map(|(project_id,)| project_id).collect())
 }
 
 /// Lets a project use a flavor. `false`: it already may.

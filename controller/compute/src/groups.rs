@@ -1,7 +1,7 @@
 //! Server groups: affinity and anti-affinity that the scheduler keeps.
 
-use berth_controller_core::params;
-use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{params, row};
 use berth_rpc_types::InstanceId;
 
 /// Policies that are understood.
@@ -12,45 +12,38 @@ pub const POLICIES: &[&str] = &[
     "soft-anti-affinity",
 ];
 
-/// A server group.
-#[derive(Clone, Debug)]
-pub struct Group {
-    /// Its id.
-    pub id: String,
-    /// Whose.
-    pub project_id: String,
-    /// Who made it.
-    pub user_id: String,
-    /// Its name; not unique.
-    pub name: String,
-    /// One of [`POLICIES`].
-    pub policy: String,
-    /// Servers that are not deleted.
-    pub members: Vec<InstanceId>,
+row! {
+    /// A server group.
+    #[derive(Clone, Debug)]
+    pub struct Group {
+        /// Its id.
+        pub id: String,
+        /// Whose.
+        pub project_id: String,
+        /// Who made it.
+        pub user_id: String,
+        /// Its name; not unique.
+        pub name: String,
+        /// One of [`POLICIES`].
+        pub policy: String,
+    } beside {
+        /// Servers that are not deleted.
+        pub members: Vec<InstanceId>,
+    }
 }
 
 impl Group {
-    async fn from_row(tx: &mut Tx, row: &Row) -> Result<Self, StoreError> {
-        let id = row.text("id")?;
-        let members = tx
+    async fn with_members(mut self, tx: &mut Tx) -> Result<Self, StoreError> {
+        let members: Vec<(InstanceId,)> = tx
             .query(
                 "SELECT m.instance_id FROM server_group_members m JOIN instances i \
                  ON i.id = m.instance_id WHERE m.group_id = $1 AND i.deleted_at IS NULL \
                  ORDER BY m.instance_id",
-                params![&id],
+                params![&self.id],
             )
             .await?;
-        Ok(Self {
-            project_id: row.text("project_id")?,
-            user_id: row.text("user_id")?,
-            name: row.text("name")?,
-            policy: row.text("policy")?,
-            members: members
-                .iter()
-                .map(|m| m.parse("instance_id"))
-                .collect::<Result<_, _>>()?,
-            id,
-        })
+        self.members = members.into_iter().map(|(id,)| id).collect();
+        Ok(self)
     }
 }
 
@@ -59,12 +52,12 @@ impl Group {
 /// # Errors
 /// [`StoreError`]
 pub async fn get(tx: &mut Tx, id: &str) -> Result<Option<Group>, StoreError> {
-    let row = tx
+    let group: Option<Group> = tx
         .query_opt("SELECT * FROM server_groups WHERE id = $1", params![id])
         .await?;
-    match row {
+    match group {
         None => Ok(None),
-        Some(row) => Group::from_row(tx, &row).await.map(Some),
+        Some(group) => group.with_members(tx).await.map(Some),
     }
 }
 
@@ -73,7 +66,7 @@ pub async fn get(tx: &mut Tx, id: &str) -> Result<Option<Group>, StoreError> {
 /// # Errors
 /// [`StoreError`]
 pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Group>, StoreError> {
-    let rows = match project {
+    let found: Vec<Group> = match project {
         None => {
             tx.query(
                 "SELECT * FROM server_groups ORDER BY created_at, id",
@@ -89,9 +82,9 @@ pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Group>, Stor
             .await?
         }
     };
-    let mut groups = Vec::with_capacity(rows.len());
-    for row in &rows {
-        groups.push(Group::from_row(tx, row).await?);
+    let mut groups = Vec::with_capacity(found.len());
+    for group in found {
+        groups.push(group.with_members(tx).await?);
     }
     Ok(groups)
 }

@@ -6,7 +6,7 @@
 
 use super::flavors::FlavorSnapshot;
 use berth_controller_core::params;
-use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
 use berth_rpc_types::{
     HostId, ImageId, InstanceId, OperationId, Stored, TaskState, VmState, VmmId,
 };
@@ -126,41 +126,38 @@ pub struct Instance {
     pub deleted_at: Option<i64>,
 }
 
-impl Instance {
-    /// Reads a row of `SELECT * FROM instances`.
-    ///
-    /// # Errors
-    /// [`StoreError::Malformed`] names the column.
-    pub fn from_row(row: &Row) -> Result<Self, StoreError> {
-        let task_state = row.opt_text("task_state")?;
-        let fault = row.opt_text("fault")?;
+impl FromRow for Instance {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        let fault: Option<String> = row.get("fault")?;
         Ok(Self {
-            id: row.parse("id")?,
-            project_id: row.text("project_id")?,
-            user_id: row.text("user_id")?,
-            name: row.text("name")?,
-            vm_state: Stored::of(&row.text("vm_state")?),
-            task_state: task_state.as_deref().map(Stored::of),
-            power_state: row.int("power_state")?,
-            host_id: row.opt_parse("host_id")?,
-            active_vmm_id: row.opt_parse("active_vmm_id")?,
-            availability_zone: row.opt_text("availability_zone")?,
-            flavor: row.json("flavor")?,
-            image_id: row.opt_parse("image_id")?,
-            key_name: row.opt_text("key_name")?,
-            locked: row.flag("locked")?,
+            id: row.get("id")?,
+            project_id: row.get("project_id")?,
+            user_id: row.get("user_id")?,
+            name: row.get("name")?,
+            vm_state: row.get("vm_state")?,
+            task_state: row.get("task_state")?,
+            power_state: row.get("power_state")?,
+            host_id: row.get("host_id")?,
+            active_vmm_id: row.get("active_vmm_id")?,
+            availability_zone: row.get("availability_zone")?,
+            flavor: row.get::<Json<_>>("flavor")?.0,
+            image_id: row.get("image_id")?,
+            key_name: row.get("key_name")?,
+            locked: row.get("locked")?,
             // Shown only: a fault that does not parse must not hide the server.
             fault: fault.and_then(|f| serde_json::from_str(&f).ok()),
-            body: row.json("body")?,
-            generation: row.int("generation")?,
-            operation_id: row.opt_parse("operation_id")?,
-            created_at: row.int("created_at")?,
-            updated_at: row.int("updated_at")?,
-            launched_at: row.opt_int("launched_at")?,
-            deleted_at: row.opt_int("deleted_at")?,
+            body: row.get::<Json<_>>("body")?.0,
+            generation: row.get("generation")?,
+            operation_id: row.get("operation_id")?,
+            created_at: row.get("created_at")?,
+            updated_at: row.get("updated_at")?,
+            launched_at: row.get("launched_at")?,
+            deleted_at: row.get("deleted_at")?,
         })
     }
+}
 
+impl Instance {
     /// Nova's `status`; `UNKNOWN`, as there, for a state that only a newer controller knows.
     pub fn status(&self) -> &'static str {
         let task = self.task_state.as_ref().and_then(Stored::known);
@@ -195,13 +192,11 @@ impl Instance {
 /// # Errors
 /// [`StoreError`]
 pub async fn load(tx: &mut Tx, id: InstanceId) -> Result<Option<Instance>, StoreError> {
-    let row = tx
-        .query_opt(
-            "SELECT * FROM instances WHERE id = $1 AND deleted_at IS NULL",
-            params![id],
-        )
-        .await?;
-    row.as_ref().map(Instance::from_row).transpose()
+    tx.query_opt(
+        "SELECT * FROM instances WHERE id = $1 AND deleted_at IS NULL",
+        params![id],
+    )
+    .await
 }
 
 /// A server to be inserted. Its first states are `building` and no power.

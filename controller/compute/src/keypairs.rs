@@ -1,40 +1,28 @@
 //! SSH keys of users: parsed before they are stored, so that a guest never gets a broken one.
 
 use base64::Engine as _;
-use berth_controller_core::params;
-use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{params, row};
 use md5::{Digest as _, Md5};
 
-/// A user's key.
-#[derive(Clone, Debug)]
-pub struct Keypair {
-    /// Its name, unique for the user.
-    pub name: String,
-    /// Whose.
-    pub user_id: String,
-    /// Nova's integer id.
-    pub serial: i64,
-    /// `ssh`.
-    pub key_type: String,
-    /// OpenSSH form.
-    pub public_key: String,
-    /// MD5 of the key's blob, in hexadecimal with colons.
-    pub fingerprint: String,
-    /// Unix milliseconds.
-    pub created_at: i64,
-}
-
-impl Keypair {
-    fn from_row(row: &Row) -> Result<Self, StoreError> {
-        Ok(Self {
-            name: row.text("name")?,
-            user_id: row.text("user_id")?,
-            serial: row.int("serial")?,
-            key_type: row.text("key_type")?,
-            public_key: row.text("public_key")?,
-            fingerprint: row.text("fingerprint")?,
-            created_at: row.int("created_at")?,
-        })
+row! {
+    /// A user's key.
+    #[derive(Clone, Debug)]
+    pub struct Keypair {
+        /// Its name, unique for the user.
+        pub name: String,
+        /// Whose.
+        pub user_id: String,
+        /// Nova's integer id.
+        pub serial: i64,
+        /// `ssh`.
+        pub key_type: String,
+        /// OpenSSH form.
+        pub public_key: String,
+        /// MD5 of the key's blob, in hexadecimal with colons.
+        pub fingerprint: String,
+        /// Unix milliseconds.
+        pub created_at: i64,
     }
 }
 
@@ -86,13 +74,11 @@ pub fn fingerprint(public_key: &str) -> Result<String, String> {
 /// # Errors
 /// [`StoreError`]
 pub async fn get(tx: &mut Tx, user: &str, name: &str) -> Result<Option<Keypair>, StoreError> {
-    let row = tx
-        .query_opt(
-            "SELECT * FROM keypairs WHERE user_id = $1 AND name = $2",
-            params![user, name],
-        )
-        .await?;
-    row.as_ref().map(Keypair::from_row).transpose()
+    tx.query_opt(
+        "SELECT * FROM keypairs WHERE user_id = $1 AND name = $2",
+        params![user, name],
+    )
+    .await
 }
 
 /// All keys of a user, by name.
@@ -100,13 +86,11 @@ pub async fn get(tx: &mut Tx, user: &str, name: &str) -> Result<Option<Keypair>,
 /// # Errors
 /// [`StoreError`]
 pub async fn list(tx: &mut Tx, user: &str) -> Result<Vec<Keypair>, StoreError> {
-    let rows = tx
-        .query(
-            "SELECT * FROM keypairs WHERE user_id = $1 ORDER BY name",
-            params![user],
-        )
-        .await?;
-    rows.iter().map(Keypair::from_row).collect()
+    tx.query(
+        "SELECT * FROM keypairs WHERE user_id = $1 ORDER BY name",
+        params![user],
+    )
+    .await
 }
 
 /// Stores a key; `serial` is ignored and given.

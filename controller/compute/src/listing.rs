@@ -147,14 +147,8 @@ pub async fn list(tx: &mut Tx, filter: &Filter) -> Result<Vec<Instance>, StoreEr
         None => {}
     }
     sql.push_str(" ORDER BY created_at DESC, id DESC");
-    let rows = tx.query(&sql, &values).await?;
-    let mut found = Vec::new();
-    for row in &rows {
-        let instance = Instance::from_row(row)?;
-        if filter.matches(&instance) {
-            found.push(instance);
-        }
-    }
+    let mut found: Vec<Instance> = tx.query(&sql, &values).await?;
+    found.retain(|instance| filter.matches(instance));
     Ok(found)
 }
 

@@ -8,8 +8,8 @@
 
 use crate::groups;
 use crate::instances::Instance;
-use berth_controller_core::store::{Row, StoreError, Tx};
-use berth_controller_core::{ControlSettings, Env, params};
+use berth_controller_core::store::{Json, StoreError, Tx};
+use berth_controller_core::{ControlSettings, Env, params, row};
 use berth_controller_hosts::Target;
 use berth_controller_image::records;
 use berth_rpc_types::{Capacity, HostId, InstanceId, VmmRole, VmmState};
@@ -177,39 +177,60 @@ async fn snapshot(
 ) -> Result<BTreeMap<HostId, Host>, StoreError> {
     let mut hosts = BTreeMap::new();
     for row in tx.query("SELECT * FROM hosts", &[]).await? {
-        let host = host(&row, now, control)?;
+        let host = host(row, now, control);
         hosts.insert(host.snapshot.id, host);
     }
-    for row in tx
-        .query(
+    for claim in tx
+        .query::<Claim>(
             "SELECT host_id, instance_id, vcpus, memory_mib, disk_gib FROM claims",
             &[],
         )
         .await?
     {
-        if let Some(host) = hosts.get_mut(&row.parse::<HostId>("host_id")?) {
+        if let Some(host) = hosts.get_mut(&claim.host_id) {
             let used = &mut host.snapshot;
-            used.instances.insert(row.parse("instance_id")?);
-            used.vcpus_used = used.vcpus_used.saturating_add(unsigned(row.int("vcpus")?));
-            used.memory_used_mib += unsigned64(row.int("memory_mib")?);
-            used.disk_used_gib += unsigned64(row.int("disk_gib")?);
+            used.instances.insert(claim.instance_id);
+            used.vcpus_used = used.vcpus_used.saturating_add(claim.vcpus);
+            used.memory_used_mib += claim.memory_mib;
+            used.disk_used_gib += claim.disk_gib;
         }
     }
     Ok(hosts)
 }
 
-fn host(row: &Row, now: i64, control: &ControlSettings) -> Result<Host, StoreError> {
-    let capacity: Capacity = row.json("capacity")?;
-    let forced_down = row.flag("forced_down")?;
-    let seen = row.int("last_seen_at")?;
-    Ok(Host {
-        generation: row.int("generation")?,
+row! {
+    struct Claim {
+        host_id: HostId,
+        instance_id: InstanceId,
+        vcpus: u32,
+        memory_mib: u64,
+        disk_gib: u64,
+    }
+}
+
+row! {
+    struct HostRow {
+        id: HostId,
+        hostname: String,
+        availability_zone: String,
+        enabled: bool,
+        forced_down: bool,
+        last_seen_at: i64,
+        capacity: Json<Capacity>,
+        generation: i64,
+    }
+}
+
+fn host(row: HostRow, now: i64, control: &ControlSettings) -> Host {
+    let capacity = row.capacity.0;
+    Host {
+        generation: row.generation,
         snapshot: HostSnapshot {
-            id: row.parse("id")?,
-            hostname: row.text("hostname")?,
-            up: control.is_up(seen, forced_down, now),
-            enabled: row.flag("enabled")? && !forced_down,
-            availability_zone: row.text("availability_zone")?,
+            id: row.id,
+            hostname: row.hostname,
+            up: control.is_up(row.last_seen_at, row.forced_down, now),
+            enabled: row.enabled && !row.forced_down,
+            availability_zone: row.availability_zone,
             vcpus: capacity.vcpus,
             vcpus_used: 0,
             memory_mib: capacity.memory_mib,
@@ -223,7 +244,7 @@ fn host(row: &Row, now: i64, control: &ControlSettings) -> Result<Host, StoreErr
             physical_networks: capacity.physical_networks.into_iter().collect(),
             instances: BTreeSet::new(),
         },
-    })
+    }
 }
 
 async fn request(
@@ -249,16 +270,14 @@ async fn request(
 
 /// The physical networks that its ports need.
 async fn physical_networks(tx: &mut Tx, id: InstanceId) -> Result<BTreeSet<String>, StoreError> {
-    let rows = tx
+    let rows: Vec<(String,)> = tx
         .query(
             "SELECT DISTINCT n.physical_network FROM ports p JOIN networks n ON n.id = p.network_id \
              WHERE p.instance_id = $1 AND n.physical_network IS NOT NULL",
             params![id],
         )
         .await?;
-    rows.iter()
-        .map(|row| row.text("physical_network"))
-        .collect()
+    Ok(rows.into_iter().map(|(name,)| name).collect())
 }
 
 async fn image(tx: &mut Tx, instance: &Instance) -> Result<ImageProperties, StoreError> {

@@ -50,15 +50,14 @@ pub fn default_limit(resource: &str) -> Option<i64> {
 /// # Errors
 /// [`StoreError`]
 pub async fn limits(tx: &mut Tx, project: &str) -> Result<Vec<(&'static str, i64)>, StoreError> {
-    let rows = tx
+    let rows: Vec<(String, i64)> = tx
         .query(
             "SELECT resource, hard_limit FROM quotas WHERE project_id = $1",
             params![project],
         )
         .await?;
     let mut all = ENFORCED.to_vec();
-    for row in rows {
-        let (resource, limit) = (row.text("resource")?, row.int("hard_limit")?);
+    for (resource, limit) in rows {
         if let Some(entry) = all.iter_mut().find(|(name, _)| *name == resource) {
             entry.1 = limit;
         }
@@ -86,7 +85,7 @@ pub fn compute_limits(limits: &[(&'static str, i64)]) -> ComputeLimits {
 /// # Errors
 /// [`StoreError`]
 pub async fn usage(tx: &mut Tx, project: &str) -> Result<Usage, StoreError> {
-    let row = tx
+    let (instances, cores, ram) = tx
         .query_opt(
             "SELECT COUNT(*) AS instances, CAST(COALESCE(SUM(vcpus), 0) AS BIGINT) AS cores, \
              CAST(COALESCE(SUM(memory_mib), 0) AS BIGINT) AS ram \
@@ -96,9 +95,9 @@ pub async fn usage(tx: &mut Tx, project: &str) -> Result<Usage, StoreError> {
         .await?
         .unwrap_or_default();
     Ok(Usage {
-        instances: row.int("instances")?,
-        cores: row.int("cores")?,
-        ram: row.int("ram")?,
+        instances,
+        cores,
+        ram,
     })
 }
 

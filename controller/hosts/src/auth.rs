@@ -24,7 +24,7 @@ pub async fn authenticate(app: &AppState, headers: &HeaderMap) -> Result<HostId,
         .tx::<_, StoreError, _>(|tx| {
             let hash = hash.clone();
             Box::pin(async move {
-                tx.query_opt(
+                tx.query_opt::<(HostId,)>(
                     "SELECT id FROM hosts WHERE id = $1 AND secret_hash = $2",
                     params![host_id, hash],
                 )

@@ -11,7 +11,7 @@
 
 use crate::Target;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{RequestContext, params, time};
+use berth_controller_core::{RequestContext, params, row, time};
 use berth_controller_operations::{Kinds, Operation};
 use berth_rpc_types::{HostId, VmmState};
 
@@ -102,12 +102,21 @@ pub struct Fence {
     pub who: String,
 }
 
+row! {
+    struct Standing {
+        hostname: String,
+        user_id: Option<String>,
+        request_id: Option<String>,
+        created_at: Option<i64>,
+    }
+}
+
 /// The fence of a host, if it is forced down.
 ///
 /// # Errors
 /// [`StoreError`]
 pub async fn standing(tx: &mut Tx, host: HostId) -> Result<Option<Fence>, StoreError> {
-    let row = tx
+    let found: Option<Standing> = tx
         .query_opt(
             "SELECT h.hostname, f.user_id, f.request_id, f.created_at FROM hosts h \
              LEFT JOIN fences f ON f.host_id = h.id AND f.lifted_at IS NULL \
@@ -115,11 +124,11 @@ pub async fn standing(tx: &mut Tx, host: HostId) -> Result<Option<Fence>, StoreE
             params![host],
         )
         .await?;
-    let Some(row) = row else {
+    let Some(found) = found else {
         return Ok(None);
     };
-    let hostname = row.text("hostname")?;
-    Ok(Some(match row.opt_int("created_at")? {
+    let hostname = found.hostname;
+    Ok(Some(match found.created_at {
         Some(at) => Fence {
             why: format!(
                 "Host {hostname} was forced down by an administrator at {}.",
@@ -127,8 +136,8 @@ pub async fn standing(tx: &mut Tx, host: HostId) -> Result<Option<Fence>, StoreE
             ),
             who: format!(
                 "forced down by user {}, request {}",
-                row.text("user_id")?,
-                row.text("request_id")?
+                found.user_id.unwrap_or_default(),
+                found.request_id.unwrap_or_default()
             ),
         },
         // By a release that did not record it.

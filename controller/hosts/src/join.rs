@@ -92,14 +92,13 @@ async fn enrol(
     let JoinRequest {
         host_id, hostname, ..
     } = request;
-    if let Some(row) = tx
-        .query_opt(
+    if let Some((other,)) = tx
+        .query_opt::<(HostId,)>(
             "SELECT id FROM hosts WHERE hostname = $1 AND id <> $2",
             params![hostname, *host_id],
         )
         .await?
     {
-        let other: HostId = row.parse("id")?;
         let why = format!(
             "hostname {hostname} is host {other}'s; give this one another hostname, or keep that \
              host's state directory"

@@ -17,6 +17,8 @@ pub mod lineage;
 pub mod observer;
 pub mod reconcile;
 pub mod sync;
+#[cfg(test)]
+mod tests;
 
 pub use auth::authenticate;
 pub use fences::Fence;

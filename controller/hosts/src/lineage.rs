@@ -32,20 +32,28 @@ pub async fn ensure(store: &Store, env: &Env) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`]
 pub async fn read(tx: &mut Tx) -> Result<(String, u64), StoreError> {
-    let rows = tx
+    let rows: Vec<(String, String)> = tx
         .query(
             "SELECT name, value FROM meta WHERE name IN ('lineage', 'lineage_counter')",
             &[],
         )
         .await?;
     let mut found = (String::new(), 0);
-    for row in rows {
-        match row.text("name")?.as_str() {
-            "lineage" => found.0 = row.text("value")?,
-            _ => found.1 = row.parse("value")?,
+    for (name, value) in rows {
+        match name.as_str() {
+            "lineage" => found.0 = value,
+            _ => found.1 = value.parse().map_err(|_| counter(&value))?,
         }
     }
     Ok(found)
+}
+
+fn counter(value: &str) -> StoreError {
+    StoreError::Malformed {
+        table: "meta".into(),
+        column: "lineage_counter".into(),
+        reason: format!("is no number: {value}"),
+    }
 }
 
 /// Counts on.

@@ -11,11 +11,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use berth_controller_core::agent::AgentError;
-use berth_controller_core::store::{Row, StoreError, Tx, Value};
-use berth_controller_core::{Env, params};
+use berth_controller_core::store::{StoreError, Tx, Value};
+use berth_controller_core::{Env, params, row};
 use berth_rpc::{Address, kill_point};
 use berth_rpc_types::link::{Reported, SyncReply, SyncRequest};
-use berth_rpc_types::{HostId, Observation, VmmId, VmmState};
+use berth_rpc_types::{HostId, InstanceId, Observation, VmmId, VmmState};
 
 /// Milliseconds that a tombstone is remembered by the agent after its answer: copies of older
 /// commands may still be in its queue. After a second such time it is not mentioned any more.
@@ -57,6 +57,15 @@ pub(super) async fn sync(
     Ok(Json(reply))
 }
 
+row! {
+    /// What was known of a host before its report.
+    struct Known {
+        epoch: u64,
+        network_revision: u64,
+        capacity: String,
+    }
+}
+
 /// Folds a report in, and answers it.
 ///
 /// # Errors
@@ -68,8 +77,11 @@ pub async fn fold(
     request: &SyncRequest,
 ) -> Result<SyncReply, StoreError> {
     let host_id = request.host_id;
-    let row = tx
-        .query_opt("SELECT * FROM hosts WHERE id = $1", params![host_id])
+    let known: Known = tx
+        .query_opt(
+            "SELECT epoch, network_revision, capacity FROM hosts WHERE id = $1",
+            params![host_id],
+        )
         .await?
         .ok_or_else(|| StoreError::Malformed {
             table: "hosts".into(),
@@ -77,13 +89,13 @@ pub async fn fold(
             reason: format!("{host_id} is gone"),
         })?;
     let (lineage, counter) = lineage::read(tx).await?;
-    let epoch = unsigned(row.int("epoch")?);
+    let epoch = known.epoch;
     let mut reply = SyncReply {
         epoch,
         lost: vec![],
         acknowledged: vec![],
         lineage_counter: counter,
-        network_revision: unsigned(row.int("network_revision")?),
+        network_revision: known.network_revision,
         forget: vec![],
         refused: older(request, &lineage, counter, epoch),
         lineage,
@@ -92,7 +104,7 @@ pub async fn fold(
         tracing::error!(%host_id, why, "this database is refused by a host");
         return Ok(reply);
     }
-    seen(tx, env.now(), request, &row).await?;
+    seen(tx, env.now(), request, &known).await?;
     for observation in &request.observations {
         if observed(tx, env, observer, host_id, observation).await? {
             let seen = (observation.vmm_id, observation.observation);
@@ -144,11 +156,16 @@ fn older(request: &SyncRequest, lineage: &str, counter: u64, epoch: u64) -> Opti
     None
 }
 
-async fn seen(tx: &mut Tx, now: i64, request: &SyncRequest, row: &Row) -> Result<(), StoreError> {
+async fn seen(
+    tx: &mut Tx,
+    now: i64,
+    request: &SyncRequest,
+    known: &Known,
+) -> Result<(), StoreError> {
     let capacity = serde_json::to_value(&request.capacity).unwrap_or_default();
     let capacity = capacity.to_string();
     // Only a change of the inventory is a change of its generation.
-    let changed = row.text("capacity")? != capacity;
+    let changed = known.capacity != capacity;
     tx.execute(
         "UPDATE hosts SET last_seen_at = $1, address = $2, agent_version = $3, capacity = $4, \
          generation = generation + $5, updated_at = $1 WHERE id = $6",
@@ -166,8 +183,8 @@ async fn seen(tx: &mut Tx, now: i64, request: &SyncRequest, row: &Row) -> Result
 }
 
 async fn vmms(tx: &mut Tx, sql: &str, params: &[Value]) -> Result<Vec<VmmId>, StoreError> {
-    let rows = tx.query(sql, params).await?;
-    rows.iter().map(|row| row.parse("id")).collect()
+    let rows = tx.query::<(VmmId,)>(sql, params).await?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }
 
 /// Folds one observation in, if it may be. Whether the agent need not tell it again.
@@ -179,12 +196,12 @@ async fn observed(
     seen: &Observation,
 ) -> Result<bool, StoreError> {
     let row = tx
-        .query_opt(
+        .query_opt::<(InstanceId, u64, Option<i64>)>(
             "SELECT instance_id, observation, deleted_at FROM vmms WHERE id = $1 AND host_id = $2",
             params![seen.vmm_id, host_id],
         )
         .await?;
-    let Some(row) = row else {
+    let Some((instance_id, known, deleted_at)) = row else {
         stray(tx, env.now(), host_id, seen).await?;
         return Ok(true);
     };
@@ -196,11 +213,9 @@ async fn observed(
         )
         .await?;
     }
-    let known = unsigned(row.int("observation")?);
-    if row.opt_int("deleted_at")?.is_some() || seen.observation <= known {
+    if deleted_at.is_some() || seen.observation <= known {
         return Ok(true);
     }
-    let instance_id = row.parse("instance_id")?;
     observer.observed(tx, env, instance_id, seen).await
 }
 
@@ -226,8 +241,4 @@ async fn stray(
     )
     .await?;
     Ok(())
-}
-
-fn unsigned(value: i64) -> u64 {
-    u64::try_from(value).unwrap_or(0)
 }

@@ -34,16 +34,18 @@ pub async fn bootstrap(
 ) -> Result<(), BootstrapError> {
     let now = clock.now_millis();
     let stored = store
-        .tx(|tx| {
+        .tx::<_, StoreError, _>(|tx| {
             Box::pin(async move {
                 let sql = "SELECT password_hash FROM users WHERE domain_id = $1 AND name = 'admin'";
-                let row = tx.query_opt(sql, params![DEFAULT_DOMAIN]).await?;
-                row.map(|r| r.text("password_hash")).transpose()
+                tx.query_opt::<(String,)>(sql, params![DEFAULT_DOMAIN])
+                    .await
             })
         })
         .await?;
     let hash = match stored {
-        Some(hash) if password::verify(Some(hash.clone()), admin_password.to_owned()).await? => {
+        Some((hash,))
+            if password::verify(Some(hash.clone()), admin_password.to_owned()).await? =>
+        {
             hash
         }
         _ => password::hash(rng, admin_password.to_owned()).await?,

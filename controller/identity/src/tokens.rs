@@ -7,16 +7,18 @@
 
 use super::implied;
 use axum::http::StatusCode;
-use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{ApiError, AppState, Service, params, secret};
+use berth_controller_core::store::{Json, StoreError, Tx};
+use berth_controller_core::{ApiError, AppState, Service, params, row, secret, time};
 
-/// A name with its id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// The id.
-    pub id: String,
-    /// The name.
-    pub name: String,
+row! {
+    /// A name with its id.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Named {
+        /// The id.
+        pub id: String,
+        /// The name.
+        pub name: String,
+    }
 }
 
 /// What a token is good for.
@@ -109,6 +111,23 @@ pub async fn validate(app: &AppState, secret: &str) -> Result<Token, ApiError> {
         .await
 }
 
+row! {
+    struct TokenRow {
+        audit_id: String,
+        user_id: String,
+        target_kind: String,
+        target_id: String,
+        methods: Json<Vec<String>>,
+        issued_at: i64,
+        expires_at: i64,
+        user_name: String,
+        user_enabled: bool,
+        domain_id: String,
+        domain_name: String,
+        domain_enabled: bool,
+    }
+}
+
 /// As [`validate`], by hash and inside a transaction.
 ///
 /// # Errors
@@ -119,29 +138,26 @@ pub async fn load(tx: &mut Tx, hash: &str, now: i64) -> Result<Token, ApiError> 
                d.name AS domain_name, d.enabled AS domain_enabled \
                FROM tokens t JOIN users u ON u.id = t.user_id JOIN domains d ON d.id = u.domain_id \
                WHERE t.token_hash = $1";
-    let Some(row) = tx.query_opt(sql, params![hash]).await? else {
+    let Some(row) = tx.query_opt::<TokenRow>(sql, params![hash]).await? else {
         return Err(unauthorized(
             "The token is not known here: it was never issued, or it was revoked.",
         ));
     };
-    let expires_at = row.int("expires_at")?;
-    if expires_at <= now {
+    if row.expires_at <= now {
         return Err(unauthorized(format!(
             "The token expired at {}; ask for a new one.",
-            berth_controller_core::time::seconds(expires_at)
+            time::seconds(row.expires_at)
         )));
     }
-    if !row.flag("user_enabled")? || !row.flag("domain_enabled")? {
+    if !row.user_enabled || !row.domain_enabled {
         return Err(unauthorized("The token's user or its domain is disabled."));
     }
-    let user_id = row.text("user_id")?;
-    let kind = row.text("target_kind")?;
-    let scope = scope_by_id(tx, &kind, &row.text("target_id")?)
+    let scope = scope_by_id(tx, &row.target_kind, &row.target_id)
         .await?
         .ok_or_else(|| {
             unauthorized("The token's project or domain no longer exists, or is disabled.")
         })?;
-    let roles = roles(tx, &user_id, &scope).await?;
+    let roles = roles(tx, &row.user_id, &scope).await?;
     if roles.is_empty() && scope != Scope::Unscoped {
         return Err(unauthorized(
             "The token's user no longer has a role on its project, domain or system.",
@@ -149,18 +165,18 @@ pub async fn load(tx: &mut Tx, hash: &str, now: i64) -> Result<Token, ApiError> 
     }
     Ok(Token {
         hash: hash.to_owned(),
-        audit_id: row.text("audit_id")?,
-        user_id,
-        user_name: row.text("user_name")?,
+        audit_id: row.audit_id,
+        user_id: row.user_id,
+        user_name: row.user_name,
         user_domain: Named {
-            id: row.text("domain_id")?,
-            name: row.text("domain_name")?,
+            id: row.domain_id,
+            name: row.domain_name,
         },
         scope,
         roles,
-        methods: row.json("methods")?,
-        issued_at: row.int("issued_at")?,
-        expires_at,
+        methods: row.methods.0,
+        issued_at: row.issued_at,
+        expires_at: row.expires_at,
     })
 }
 
@@ -174,35 +190,24 @@ pub async fn scope_by_id(tx: &mut Tx, kind: &str, id: &str) -> Result<Option<Sco
         "system" => Ok(Some(Scope::System)),
         "domain" => {
             let sql = "SELECT id, name FROM domains WHERE id = $1 AND enabled = 1";
-            let row = tx.query_opt(sql, params![id]).await?;
-            row.map(|r| Ok(Scope::Domain(named(&r, "id", "name")?)))
-                .transpose()
+            let domain = tx.query_opt::<Named>(sql, params![id]).await?;
+            Ok(domain.map(Scope::Domain))
         }
         _ => {
             let sql = "SELECT p.id, p.name, d.id AS domain_id, d.name AS domain_name \
                        FROM projects p JOIN domains d ON d.id = p.domain_id \
                        WHERE p.id = $1 AND p.enabled = 1 AND d.enabled = 1";
-            let row = tx.query_opt(sql, params![id]).await?;
-            row.map(|r| {
-                Ok(Scope::Project(
-                    named(&r, "id", "name")?,
-                    named(&r, "domain_id", "domain_name")?,
-                ))
-            })
-            .transpose()
+            type Found = (String, String, String, String);
+            let found = tx.query_opt::<Found>(sql, params![id]).await?;
+            Ok(found.map(|(id, name, domain_id, domain_name)| {
+                let domain = Named {
+                    id: domain_id,
+                    name: domain_name,
+                };
+                Scope::Project(Named { id, name }, domain)
+            }))
         }
     }
-}
-
-fn named(
-    row: &berth_controller_core::store::Row,
-    id: &str,
-    name: &str,
-) -> Result<Named, StoreError> {
-    Ok(Named {
-        id: row.text(id)?,
-        name: row.text(name)?,
-    })
 }
 
 /// A user's roles on a scope, implied ones too, by name.
@@ -213,24 +218,16 @@ pub async fn roles(tx: &mut Tx, user_id: &str, scope: &Scope) -> Result<Vec<Name
     let (kind, id) = scope.target();
     let sql = "SELECT role_id FROM role_assignments \
                WHERE user_id = $1 AND target_kind = $2 AND target_id = $3";
-    let rows = tx.query(sql, params![user_id, kind, id]).await?;
-    if rows.is_empty() {
+    let direct: Vec<(String,)> = tx.query(sql, params![user_id, kind, id]).await?;
+    if direct.is_empty() {
         return Ok(Vec::new());
     }
-    let direct: Vec<String> = rows
-        .iter()
-        .map(|r| r.text("role_id"))
-        .collect::<Result<_, _>>()?;
-    let all = tx
+    let all: Vec<Named> = tx
         .query("SELECT id, name FROM roles ORDER BY name", &[])
         .await?;
-    let all: Vec<Named> = all
-        .iter()
-        .map(|r| named(r, "id", "name"))
-        .collect::<Result<_, _>>()?;
     let names: Vec<&str> = all
         .iter()
-        .filter(|r| direct.contains(&r.id))
+        .filter(|r| direct.iter().any(|(id,)| *id == r.id))
         .flat_map(|r| std::iter::once(r.name.as_str()).chain(implied(&r.name).iter().copied()))
         .collect();
     Ok(all

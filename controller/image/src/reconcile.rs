@@ -173,10 +173,8 @@ mod tests {
         left.await.unwrap();
         assert_eq!(prune(&app).await.unwrap(), 2);
         let left = app.store.tx::<_, StoreError, _>(|tx| {
-            Box::pin(tx.query("SELECT operation_id FROM image_tokens", params![]))
+            Box::pin(tx.query::<(String,)>("SELECT operation_id FROM image_tokens", params![]))
         });
-        let left = left.await.unwrap();
-        assert_eq!(left.len(), 1);
-        assert_eq!(left[0].text("operation_id").unwrap(), "running");
+        assert_eq!(left.await.unwrap(), [("running".to_owned(),)]);
     }
 }

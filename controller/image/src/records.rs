@@ -2,7 +2,7 @@
 
 use super::refuse;
 use axum::http::StatusCode;
-use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
 use berth_controller_core::{ApiError, RequestContext, params};
 use std::collections::BTreeMap;
 
@@ -50,37 +50,35 @@ pub struct Image {
     pub updated_at: i64,
 }
 
-impl TryFrom<&Row> for Image {
-    type Error = StoreError;
-
-    fn try_from(row: &Row) -> Result<Self, StoreError> {
-        let size = row.opt_int("size")?;
-        let disk_format = row.opt_text("disk_format")?;
+impl FromRow for Image {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        let size = row.get("size")?;
+        let disk_format: Option<String> = row.get("disk_format")?;
         let is_raw = disk_format.as_deref() == Some("raw");
         Ok(Self {
-            id: row.text("id")?,
-            owner: row.text("owner")?,
-            name: row.opt_text("name")?,
-            status: row.text("status")?,
-            visibility: row.text("visibility")?,
-            container_format: row.opt_text("container_format")?,
+            id: row.get("id")?,
+            owner: row.get("owner")?,
+            name: row.get("name")?,
+            status: row.get("status")?,
+            visibility: row.get("visibility")?,
+            container_format: row.get("container_format")?,
             disk_format,
-            min_disk: row.int("min_disk")?,
-            min_ram: row.int("min_ram")?,
-            protected: row.flag("protected")?,
-            hidden: row.flag("hidden")?,
+            min_disk: row.get("min_disk")?,
+            min_ram: row.get("min_ram")?,
+            protected: row.get("protected")?,
+            hidden: row.get("hidden")?,
             size,
             virtual_size: if is_raw {
                 size
             } else {
-                row.opt_int("virtual_size")?
+                row.get("virtual_size")?
             },
-            md5: row.opt_text("md5")?,
-            sha512: row.opt_text("sha512")?,
-            tags: row.json("tags")?,
-            properties: row.json("properties")?,
-            created_at: row.int("created_at")?,
-            updated_at: row.int("updated_at")?,
+            md5: row.get("md5")?,
+            sha512: row.get("sha512")?,
+            tags: row.get::<Json<_>>("tags")?.0,
+            properties: row.get::<Json<_>>("properties")?.0,
+            created_at: row.get("created_at")?,
+            updated_at: row.get("updated_at")?,
         })
     }
 }
@@ -137,13 +135,11 @@ pub async fn list(
         "{READ} WHERE $1 = 1 OR owner = $2 OR visibility = 'public' \
          OR ($3 = 1 AND visibility = 'community')"
     );
-    let rows = tx
-        .query(
-            &sql,
-            params![context.is_admin, &context.project_id, community],
-        )
-        .await?;
-    rows.iter().map(Image::try_from).collect()
+    tx.query(
+        &sql,
+        params![context.is_admin, &context.project_id, community],
+    )
+    .await
 }
 
 /// One, whoever's it is.
@@ -151,10 +147,8 @@ pub async fn list(
 /// # Errors
 /// The store's.
 pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Image>, StoreError> {
-    let row = tx
-        .query_opt(&format!("{READ} WHERE id = $1"), params![id])
-        .await?;
-    row.as_ref().map(Image::try_from).transpose()
+    tx.query_opt(&format!("{READ} WHERE id = $1"), params![id])
+        .await
 }
 
 /// One, if the caller may see it.
@@ -316,8 +310,8 @@ pub async fn end_silent_uploads(tx: &mut Tx, before: i64, now: i64) -> Result<u6
 /// # Errors
 /// The store's.
 pub async fn ids(tx: &mut Tx) -> Result<Vec<uuid::Uuid>, StoreError> {
-    let rows = tx.query("SELECT id FROM images", params![]).await?;
-    rows.iter().map(|row| row.parse("id")).collect()
+    let rows: Vec<(uuid::Uuid,)> = tx.query("SELECT id FROM images", params![]).await?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }
 
 /// Ends an upload well; `false` if the image is no longer its own. `virtual_size` is in bytes,

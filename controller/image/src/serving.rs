@@ -91,7 +91,10 @@ async fn serve(
                 let sql = "SELECT t.image_id FROM image_tokens t \
                            JOIN operations o ON o.id = t.operation_id \
                            WHERE t.token_hash = $1 AND t.image_id = $2 AND o.finished_at IS NULL";
-                Ok::<_, ApiError>(tx.query_opt(sql, params![hash, image_id]).await?)
+                Ok::<_, ApiError>(
+                    tx.query_opt::<(ImageId,)>(sql, params![hash, image_id])
+                        .await?,
+                )
             })
         })
         .await?;

@@ -86,8 +86,8 @@ pub async fn take_any(
             WHERE x.subnet_id = $1 AND x.position = c.position) \
         HAVING MIN(c.position) IS NOT NULL \
         ON CONFLICT DO NOTHING RETURNING position";
-    let row = tx.query_opt(sql, params![subnet_id, holder]).await?;
-    let Some(row) = row else {
+    let row: Option<(i64,)> = tx.query_opt(sql, params![subnet_id, holder]).await?;
+    let Some((position,)) = row else {
         return Err(conflict(
             "IpAddressGenerationFailure",
             format!(
@@ -95,7 +95,6 @@ pub async fn take_any(
             ),
         ));
     };
-    let position = row.int("position")?;
     at(cidr, position).ok_or_else(|| {
         ApiError::from(StoreError::Malformed {
             table: "address_allocations".into(),

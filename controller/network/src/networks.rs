@@ -2,59 +2,39 @@
 
 use super::errors::{conflict, not_found};
 use super::quotas;
-use berth_controller_core::store::{Row, StoreError, Tx};
-use berth_controller_core::{ApiError, RequestContext, params};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{ApiError, RequestContext, params, row};
 
-/// A network as stored.
-#[derive(Clone, Debug)]
-pub struct Network {
-    /// Its id.
-    pub id: String,
-    /// Whose.
-    pub project_id: String,
-    /// Its name; may be empty.
-    pub name: String,
-    /// Words.
-    pub description: String,
-    /// Whether servers may be put on it.
-    pub admin_state_up: bool,
-    /// Whether every project may use it.
-    pub shared: bool,
-    /// Whether every project may see it.
-    pub external: bool,
-    /// `flat`, or `local`: a bridge of its own on each host.
-    pub network_type: String,
-    /// The physical network of a flat one.
-    pub physical_network: Option<String>,
-    /// Bytes.
-    pub mtu: i64,
-    /// Rises with each change.
-    pub revision: i64,
-    /// Unix milliseconds.
-    pub created_at: i64,
-    /// Unix milliseconds.
-    pub updated_at: i64,
-}
-
-impl TryFrom<&Row> for Network {
-    type Error = StoreError;
-
-    fn try_from(row: &Row) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: row.text("id")?,
-            project_id: row.text("project_id")?,
-            name: row.text("name")?,
-            description: row.text("description")?,
-            admin_state_up: row.flag("admin_state_up")?,
-            shared: row.flag("shared")?,
-            external: row.flag("external")?,
-            network_type: row.text("network_type")?,
-            physical_network: row.opt_text("physical_network")?,
-            mtu: row.int("mtu")?,
-            revision: row.int("revision")?,
-            created_at: row.int("created_at")?,
-            updated_at: row.int("updated_at")?,
-        })
+row! {
+    /// A network as stored.
+    #[derive(Clone, Debug)]
+    pub struct Network {
+        /// Its id.
+        pub id: String,
+        /// Whose.
+        pub project_id: String,
+        /// Its name; may be empty.
+        pub name: String,
+        /// Words.
+        pub description: String,
+        /// Whether servers may be put on it.
+        pub admin_state_up: bool,
+        /// Whether every project may use it.
+        pub shared: bool,
+        /// Whether every project may see it.
+        pub external: bool,
+        /// `flat`, or `local`: a bridge of its own on each host.
+        pub network_type: String,
+        /// The physical network of a flat one.
+        pub physical_network: Option<String>,
+        /// Bytes.
+        pub mtu: i64,
+        /// Rises with each change.
+        pub revision: i64,
+        /// Unix milliseconds.
+        pub created_at: i64,
+        /// Unix milliseconds.
+        pub updated_at: i64,
     }
 }
 
@@ -82,10 +62,8 @@ pub fn missing(id: &str) -> ApiError {
 pub async fn list(tx: &mut Tx, context: &RequestContext) -> Result<Vec<Network>, StoreError> {
     let sql = "SELECT * FROM networks WHERE $1 = 1 OR project_id = $2 OR shared = 1 \
                OR external = 1 ORDER BY created_at, id";
-    let rows = tx
-        .query(sql, params![context.is_admin, &context.project_id])
-        .await?;
-    rows.iter().map(Network::try_from).collect()
+    tx.query(sql, params![context.is_admin, &context.project_id])
+        .await
 }
 
 /// One, if the caller may see it.
@@ -93,10 +71,9 @@ pub async fn list(tx: &mut Tx, context: &RequestContext) -> Result<Vec<Network>,
 /// # Errors
 /// 404 otherwise.
 pub async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Network, ApiError> {
-    let row = tx
+    let network: Option<Network> = tx
         .query_opt("SELECT * FROM networks WHERE id = $1", params![id])
         .await?;
-    let network = row.as_ref().map(Network::try_from).transpose()?;
     network
         .filter(|n| n.visible_to(context))
         .ok_or_else(|| missing(id))
@@ -172,16 +149,15 @@ pub async fn update(tx: &mut Tx, network: &Network) -> Result<(), StoreError> {
 /// # Errors
 /// 409 `NetworkInUse` while there are ports on it.
 pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
-    let ports = tx
+    let ports: Vec<(String,)> = tx
         .query("SELECT id FROM ports WHERE network_id = $1", params![id])
         .await?;
-    if let Some(port) = ports.first() {
+    if let Some((port,)) = ports.first() {
         return Err(conflict(
             "NetworkInUse",
             format!(
                 "Unable to complete operation on network {id}. There are one or more ports still \
-                 in use on the network, id for these ports is {}.",
-                port.text("id")?
+                 in use on the network, id for these ports is {port}."
             ),
         ));
     }
@@ -211,14 +187,11 @@ pub fn new_id(rng: &dyn berth_rpc::clock::Rng) -> String {
 /// 409 that names a port.
 pub async fn must_hold_no_server(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
     let sql = "SELECT id FROM ports WHERE network_id = $1 AND instance_id IS NOT NULL";
-    match tx.query_opt(sql, params![id]).await? {
+    match tx.query_opt::<(String,)>(sql, params![id]).await? {
         None => Ok(()),
-        Some(row) => Err(conflict(
+        Some((port,)) => Err(conflict(
             "NetworkInUse",
-            format!(
-                "Network {id} cannot be set down while servers use it: port {} is one's.",
-                row.text("id")?
-            ),
+            format!("Network {id} cannot be set down while servers use it: port {port} is one's."),
         )),
     }
 }
@@ -230,7 +203,7 @@ pub async fn must_hold_no_server(tx: &mut Tx, id: &str) -> Result<(), ApiError> 
 pub async fn must_hold_no_foreign_port(tx: &mut Tx, network: &Network) -> Result<(), ApiError> {
     let sql = "SELECT id FROM ports WHERE network_id = $1 AND project_id <> $2";
     match tx
-        .query_opt(sql, params![&network.id, &network.project_id])
+        .query_opt::<(String,)>(sql, params![&network.id, &network.project_id])
         .await?
     {
         None => Ok(()),
@@ -251,6 +224,6 @@ pub async fn must_hold_no_foreign_port(tx: &mut Tx, network: &Network) -> Result
 /// The store's.
 pub async fn subnet_ids(tx: &mut Tx, id: &str) -> Result<Vec<String>, StoreError> {
     let sql = "SELECT id FROM subnets WHERE network_id = $1 ORDER BY created_at, id";
-    let rows = tx.query(sql, params![id]).await?;
-    rows.iter().map(|r| r.text("id")).collect()
+    let rows: Vec<(String,)> = tx.query(sql, params![id]).await?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }

@@ -5,82 +5,57 @@ use super::errors::{conflict, invalid, not_found};
 use super::networks::Network;
 use super::quotas;
 use super::subnets::{self, Subnet};
-use berth_controller_core::store::{Row, StoreError, Tx};
-use berth_controller_core::{ApiError, RequestContext, params};
+use berth_controller_core::store::{Parsed, StoreError, Tx};
+use berth_controller_core::{ApiError, RequestContext, params, row};
 use berth_rpc::clock::Rng;
+use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// A port as stored.
-#[derive(Clone, Debug)]
-pub struct Port {
-    /// Its id.
-    pub id: String,
-    /// Its network.
-    pub network_id: String,
-    /// Whose.
-    pub project_id: String,
-    /// Its name; may be empty.
-    pub name: String,
-    /// Words.
-    pub description: String,
-    /// Whether it may carry traffic. A port that is down cannot be given to a server.
-    pub admin_state_up: bool,
-    /// `fa:16:3e:…`
-    pub mac: String,
-    /// What holds it: a server's id.
-    pub device_id: String,
-    /// `compute:<zone>`
-    pub device_owner: String,
-    /// `ACTIVE`, `DOWN`
-    pub status: String,
-    /// Whether it goes with its server.
-    pub made_by_compute: bool,
-    /// The server that holds it, as compute knows it.
-    pub instance_id: Option<String>,
-    /// Its place among that server's ports.
-    pub device_index: i64,
-    /// The VMM it is bound for.
-    pub vmm_id: Option<String>,
-    /// The host it is bound on.
-    pub host_id: Option<String>,
-    /// Rises with each change.
-    pub revision: i64,
-    /// Unix milliseconds.
-    pub created_at: i64,
-    /// Unix milliseconds.
-    pub updated_at: i64,
-    /// Addresses, with their subnets.
-    pub fixed_ips: Vec<(String, IpAddr)>,
-    /// Security groups.
-    pub groups: Vec<String>,
-}
-
-impl TryFrom<&Row> for Port {
-    type Error = StoreError;
-
-    fn try_from(row: &Row) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: row.text("id")?,
-            network_id: row.text("network_id")?,
-            project_id: row.text("project_id")?,
-            name: row.text("name")?,
-            description: row.text("description")?,
-            admin_state_up: row.flag("admin_state_up")?,
-            mac: row.text("mac")?,
-            device_id: row.text("device_id")?,
-            device_owner: row.text("device_owner")?,
-            status: row.text("status")?,
-            made_by_compute: row.flag("made_by_compute")?,
-            instance_id: row.opt_text("instance_id")?,
-            device_index: row.int("device_index")?,
-            vmm_id: row.opt_text("vmm_id")?,
-            host_id: row.opt_text("host_id")?,
-            revision: row.int("revision")?,
-            created_at: row.int("created_at")?,
-            updated_at: row.int("updated_at")?,
-            fixed_ips: Vec::new(),
-            groups: Vec::new(),
-        })
+row! {
+    /// A port as stored.
+    #[derive(Clone, Debug)]
+    pub struct Port {
+        /// Its id.
+        pub id: String,
+        /// Its network.
+        pub network_id: String,
+        /// Whose.
+        pub project_id: String,
+        /// Its name; may be empty.
+        pub name: String,
+        /// Words.
+        pub description: String,
+        /// Whether it may carry traffic. A port that is down cannot be given to a server.
+        pub admin_state_up: bool,
+        /// `fa:16:3e:…`
+        pub mac: String,
+        /// What holds it: a server's id.
+        pub device_id: String,
+        /// `compute:<zone>`
+        pub device_owner: String,
+        /// `ACTIVE`, `DOWN`
+        pub status: String,
+        /// Whether it goes with its server.
+        pub made_by_compute: bool,
+        /// The server that holds it, as compute knows it.
+        pub instance_id: Option<String>,
+        /// Its place among that server's ports.
+        pub device_index: i64,
+        /// The VMM it is bound for.
+        pub vmm_id: Option<String>,
+        /// The host it is bound on.
+        pub host_id: Option<String>,
+        /// Rises with each change.
+        pub revision: i64,
+        /// Unix milliseconds.
+        pub created_at: i64,
+        /// Unix milliseconds.
+        pub updated_at: i64,
+    } beside {
+        /// Addresses, with their subnets.
+        pub fixed_ips: Vec<(String, IpAddr)>,
+        /// Security groups.
+        pub groups: Vec<String>,
     }
 }
 
@@ -125,33 +100,35 @@ pub async fn list(tx: &mut Tx, which: &Which) -> Result<Vec<Port>, StoreError> {
     let sql = format!(
         "SELECT p.* FROM ports p WHERE {clause} ORDER BY p.device_index, p.created_at, p.id"
     );
-    let rows = tx.query(&sql, params![parameter.clone()]).await?;
-    let mut ports: Vec<Port> = rows.iter().map(Port::try_from).collect::<Result<_, _>>()?;
+    let mut ports: Vec<Port> = tx.query(&sql, params![parameter.clone()]).await?;
     let sql = format!(
-        "SELECT a.holder, a.position, s.id AS subnet_id, s.cidr FROM address_allocations a \
+        "SELECT a.holder, s.id, s.cidr, a.position FROM address_allocations a \
          JOIN ports p ON p.id = a.holder JOIN subnets s ON s.id = a.subnet_id WHERE {clause} \
          ORDER BY s.created_at, a.position"
     );
-    let held = tx.query(&sql, params![parameter.clone()]).await?;
+    type Held = (String, String, Parsed<IpNet>, i64);
+    let held = tx.query::<Held>(&sql, params![parameter.clone()]).await?;
     let sql = format!(
         "SELECT g.port_id, g.group_id FROM port_security_groups g \
          JOIN ports p ON p.id = g.port_id WHERE {clause} ORDER BY g.group_id"
     );
-    let groups = tx.query(&sql, params![parameter]).await?;
+    let groups = tx
+        .query::<(String, String)>(&sql, params![parameter])
+        .await?;
     let places: std::collections::HashMap<String, usize> = ports
         .iter()
         .enumerate()
         .map(|(n, p)| (p.id.clone(), n))
         .collect();
-    for row in &held {
-        let address = addresses::at(row.parse("cidr")?, row.int("position")?);
-        if let (Some(n), Some(address)) = (places.get(&row.text("holder")?), address) {
-            ports[*n].fixed_ips.push((row.text("subnet_id")?, address));
+    for (holder, subnet_id, Parsed(cidr), position) in held {
+        let address = addresses::at(cidr, position);
+        if let (Some(n), Some(address)) = (places.get(&holder), address) {
+            ports[*n].fixed_ips.push((subnet_id, address));
         }
     }
-    for row in &groups {
-        if let Some(n) = places.get(&row.text("port_id")?) {
-            ports[*n].groups.push(row.text("group_id")?);
+    for (port_id, group_id) in groups {
+        if let Some(n) = places.get(&port_id) {
+            ports[*n].groups.push(group_id);
         }
     }
     Ok(ports)

@@ -42,11 +42,8 @@ const fn counted(name: &'static str, table: &'static str, default: i64) -> Count
 /// The store's.
 pub async fn limit(tx: &mut Tx, project: &str, what: Counted) -> Result<i64, StoreError> {
     let sql = "SELECT value FROM network_quotas WHERE project_id = $1 AND resource = $2";
-    let row = tx.query_opt(sql, params![project, what.name]).await?;
-    Ok(row
-        .map(|r| r.int("value"))
-        .transpose()?
-        .unwrap_or(what.default))
+    let row: Option<(i64,)> = tx.query_opt(sql, params![project, what.name]).await?;
+    Ok(row.map_or(what.default, |(value,)| value))
 }
 
 /// What a project has.
@@ -58,8 +55,8 @@ pub async fn used(tx: &mut Tx, project: &str, what: Counted) -> Result<i64, Stor
         "SELECT COUNT(*) AS n FROM {} WHERE project_id = $1",
         what.table
     );
-    let row = tx.query_opt(&sql, params![project]).await?;
-    row.map_or(Ok(0), |r| r.int("n"))
+    let row: Option<(i64,)> = tx.query_opt(&sql, params![project]).await?;
+    Ok(row.map_or(0, |(n,)| n))
 }
 
 /// Refuses one more if that is one too many. Call it in the transaction that inserts.

@@ -3,97 +3,63 @@
 
 use super::errors::{conflict, invalid, not_found};
 use super::quotas;
-use berth_controller_core::store::{Row, StoreError, Tx};
-use berth_controller_core::{ApiError, Env, params};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{ApiError, Env, params, row};
 
-/// A group as stored.
-#[derive(Clone, Debug)]
-pub struct Group {
-    /// Its id.
-    pub id: String,
-    /// Whose.
-    pub project_id: String,
-    /// Its name.
-    pub name: String,
-    /// Words.
-    pub description: String,
-    /// Whether it is the project's default one.
-    pub is_default: bool,
-    /// Rises with each change.
-    pub revision: i64,
-    /// Unix milliseconds.
-    pub created_at: i64,
-    /// Unix milliseconds.
-    pub updated_at: i64,
-    /// What it lets pass.
-    pub rules: Vec<Rule>,
-}
-
-/// A rule as stored.
-#[derive(Clone, Debug)]
-pub struct Rule {
-    /// Its id.
-    pub id: String,
-    /// Its group.
-    pub group_id: String,
-    /// Whose.
-    pub project_id: String,
-    /// Words.
-    pub description: String,
-    /// `ingress`, `egress`
-    pub direction: String,
-    /// `IPv4`, `IPv6`
-    pub ethertype: String,
-    /// `tcp`, `17`; `None` for any.
-    pub protocol: Option<String>,
-    /// First port, or ICMP type.
-    pub port_min: Option<i64>,
-    /// Last port, or ICMP code.
-    pub port_max: Option<i64>,
-    /// From members of this group.
-    pub remote_group_id: Option<String>,
-    /// From these addresses.
-    pub remote_ip_prefix: Option<String>,
-    /// Unix milliseconds.
-    pub created_at: i64,
-}
-
-impl TryFrom<&Row> for Group {
-    type Error = StoreError;
-
-    fn try_from(row: &Row) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: row.text("id")?,
-            project_id: row.text("project_id")?,
-            name: row.text("name")?,
-            description: row.text("description")?,
-            is_default: row.flag("is_default")?,
-            revision: row.int("revision")?,
-            created_at: row.int("created_at")?,
-            updated_at: row.int("updated_at")?,
-            rules: Vec::new(),
-        })
+row! {
+    /// A group as stored.
+    #[derive(Clone, Debug)]
+    pub struct Group {
+        /// Its id.
+        pub id: String,
+        /// Whose.
+        pub project_id: String,
+        /// Its name.
+        pub name: String,
+        /// Words.
+        pub description: String,
+        /// Whether it is the project's default one.
+        pub is_default: bool,
+        /// Rises with each change.
+        pub revision: i64,
+        /// Unix milliseconds.
+        pub created_at: i64,
+        /// Unix milliseconds.
+        pub updated_at: i64,
+    } beside {
+        /// What it lets pass.
+        pub rules: Vec<Rule>,
     }
 }
 
-impl TryFrom<&Row> for Rule {
-    type Error = StoreError;
-
-    fn try_from(row: &Row) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: row.text("id")?,
-            group_id: row.text("group_id")?,
-            project_id: row.text("project_id")?,
-            description: row.text("description")?,
-            direction: row.text("direction")?,
-            ethertype: row.text("ethertype")?,
-            protocol: row.opt_text("protocol")?,
-            port_min: row.opt_int("port_min")?,
-            port_max: row.opt_int("port_max")?,
-            remote_group_id: row.opt_text("remote_group_id")?,
-            remote_ip_prefix: row.opt_text("remote_ip_prefix")?,
-            created_at: row.int("created_at")?,
-        })
+row! {
+    /// A rule as stored.
+    #[derive(Clone, Debug)]
+    pub struct Rule {
+        /// Its id.
+        pub id: String,
+        /// Its group.
+        pub group_id: String,
+        /// Whose.
+        pub project_id: String,
+        /// Words.
+        pub description: String,
+        /// `ingress`, `egress`
+        pub direction: String,
+        /// `IPv4`, `IPv6`
+        pub ethertype: String,
+        /// `tcp`, `17`; `None` for any.
+        pub protocol: Option<String>,
+        /// First port, or ICMP type.
+        pub port_min: Option<i64>,
+        /// Last port, or ICMP code.
+        pub port_max: Option<i64>,
+        /// From members of this group.
+        pub remote_group_id: Option<String>,
+        /// From these addresses.
+        pub remote_ip_prefix: Option<String>,
+        /// Unix milliseconds.
+        pub created_at: i64,
     }
 }
 
@@ -130,8 +96,7 @@ pub fn missing_rule(id: &str) -> ApiError {
 pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Group>, StoreError> {
     let sql = "SELECT * FROM security_groups WHERE (CAST($1 AS TEXT) IS NULL OR project_id = $1) \
                ORDER BY created_at, id";
-    let rows = tx.query(sql, params![project]).await?;
-    let mut groups: Vec<Group> = rows.iter().map(Group::try_from).collect::<Result<_, _>>()?;
+    let mut groups: Vec<Group> = tx.query(sql, params![project]).await?;
     for rule in rules(tx, project).await? {
         if let Some(group) = groups.iter_mut().find(|g| g.id == rule.group_id) {
             group.rules.push(rule);
@@ -147,8 +112,7 @@ pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Group>, Stor
 pub async fn rules(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Rule>, StoreError> {
     let sql = "SELECT * FROM security_group_rules \
                WHERE (CAST($1 AS TEXT) IS NULL OR project_id = $1) ORDER BY created_at, id";
-    let rows = tx.query(sql, params![project]).await?;
-    rows.iter().map(Rule::try_from).collect()
+    tx.query(sql, params![project]).await
 }
 
 /// One group with its rules, whoever's it is.
@@ -156,15 +120,14 @@ pub async fn rules(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Rule>, Stor
 /// # Errors
 /// The store's.
 pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Group>, StoreError> {
-    let row = tx
+    let group: Option<Group> = tx
         .query_opt("SELECT * FROM security_groups WHERE id = $1", params![id])
         .await?;
-    let Some(mut group) = row.as_ref().map(Group::try_from).transpose()? else {
+    let Some(mut group) = group else {
         return Ok(None);
     };
     let sql = "SELECT * FROM security_group_rules WHERE group_id = $1 ORDER BY created_at, id";
-    let rows = tx.query(sql, params![id]).await?;
-    group.rules = rows.iter().map(Rule::try_from).collect::<Result<_, _>>()?;
+    group.rules = tx.query(sql, params![id]).await?;
     Ok(Some(group))
 }
 
@@ -175,8 +138,8 @@ pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Group>, StoreError> {
 /// The store's.
 pub async fn ensure_default(tx: &mut Tx, env: &Env, project: &str) -> Result<String, ApiError> {
     let sql = "SELECT id FROM security_groups WHERE project_id = $1 AND is_default = 1";
-    if let Some(row) = tx.query_opt(sql, params![project]).await? {
-        return Ok(row.text("id")?);
+    if let Some((id,)) = tx.query_opt(sql, params![project]).await? {
+        return Ok(id);
     }
     let group = create(tx, env, project, "default", "Default security group", true).await?;
     for ethertype in ["IPv4", "IPv6"] {
@@ -402,7 +365,8 @@ pub async fn delete(tx: &mut Tx, group: &Group, is_admin: bool) -> Result<(), Ap
         ));
     }
     let sql = "SELECT port_id FROM port_security_groups WHERE group_id = $1";
-    if tx.query_opt(sql, params![&group.id]).await?.is_some() {
+    let used: Option<(String,)> = tx.query_opt(sql, params![&group.id]).await?;
+    if used.is_some() {
         return Err(conflict(
             "SecurityGroupInUse",
             format!("Security Group {} in use.", group.id),

@@ -10,11 +10,12 @@ use super::networks::{self, Network};
 use super::ports::{self, Port, WantedAddress, Which};
 use super::security_groups;
 use super::subnets::{self, Subnet};
-use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{ApiError, Env, RequestContext, params};
+use berth_controller_core::store::{Parsed, StoreError, Tx, Value};
+use berth_controller_core::{ApiError, Env, RequestContext, params, row};
 use berth_rpc_types::link::{HostNetwork, HostPort, HostSubnet, NetworkDocument};
 use berth_rpc_types::spec::AddressSpec;
 use berth_rpc_types::{HostId, InstanceId, PortSpec, VmmId};
+use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -285,10 +286,10 @@ async fn nets_of(
             continue;
         }
         let sql = "SELECT * FROM networks WHERE id = $1";
-        let row = tx.query_opt(sql, params![&port.network_id]).await?;
-        if let Some(row) = row {
+        let network: Option<Network> = tx.query_opt(sql, params![&port.network_id]).await?;
+        if let Some(network) = network {
             let subnets = subnets::list(tx, Some(&port.network_id)).await?;
-            nets.insert(port.network_id.clone(), (Network::try_from(&row)?, subnets));
+            nets.insert(port.network_id.clone(), (network, subnets));
         }
     }
     Ok(nets)
@@ -351,8 +352,7 @@ pub async fn port_specs(tx: &mut Tx, instance_id: InstanceId) -> Result<Vec<Port
 /// The store's.
 pub async fn host_document(tx: &mut Tx, host_id: HostId) -> Result<NetworkDocument, StoreError> {
     let sql = "SELECT network_revision FROM hosts WHERE id = $1";
-    let row = tx.query_opt(sql, params![host_id]).await?;
-    let revision = row.map_or(Ok(0), |r| r.int("network_revision"))?;
+    let row: Option<(u64,)> = tx.query_opt(sql, params![host_id]).await?;
     let ports = ports::list(tx, &Which::Host(host_id.to_string())).await?;
     let names = hostnames(tx, host_id).await?;
     let nets = nets_of(tx, &ports).await?;
@@ -394,7 +394,7 @@ pub async fn host_document(tx: &mut Tx, host_id: HostId) -> Result<NetworkDocume
     }
     documents.sort_by_key(|n| n.id);
     Ok(NetworkDocument {
-        revision: u64::try_from(revision).unwrap_or(0),
+        revision: row.map_or(0, |(revision,)| revision),
         networks: documents,
     })
 }
@@ -404,10 +404,10 @@ async fn hostnames(tx: &mut Tx, host_id: HostId) -> Result<HashMap<String, Strin
     let sql = "SELECT i.id, i.name FROM instances i \
                WHERE i.id IN (SELECT instance_id FROM ports WHERE host_id = $1)";
     let mut names = HashMap::new();
-    for row in tx.query(sql, params![host_id]).await? {
-        let name = hostname(&row.text("name")?);
+    for (id, name) in tx.query::<(String, String)>(sql, params![host_id]).await? {
+        let name = hostname(&name);
         if !name.is_empty() {
-            names.insert(row.text("id")?, name);
+            names.insert(id, name);
         }
     }
     Ok(names)
@@ -425,6 +425,17 @@ fn hostname(name: &str) -> String {
         .take(63)
         .collect();
     mapped.trim_matches('-').to_owned()
+}
+
+row! {
+    struct Held {
+        instance_id: InstanceId,
+        id: String,
+        mac: String,
+        name: String,
+        cidr: Parsed<IpNet>,
+        position: i64,
+    }
 }
 
 /// The addresses of servers, in guest order.
@@ -447,19 +458,16 @@ pub async fn addresses(
              ORDER BY p.device_index, p.created_at, p.id, s.created_at, a.position",
             marks.join(", ")
         );
-        let parameters: Vec<berth_controller_core::store::Value> =
-            slice.iter().map(|i| (*i).into()).collect();
-        for row in tx.query(&sql, &parameters).await? {
-            let address = super::addresses::at(row.parse("cidr")?, row.int("position")?);
-            if let Some(address) = address {
-                all.entry(row.parse("instance_id")?)
-                    .or_default()
-                    .push(ServerAddress {
-                        network: row.text("name")?,
-                        port_id: row.text("id")?,
-                        mac: row.text("mac")?,
-                        address,
-                    });
+        let parameters: Vec<Value> = slice.iter().map(|i| (*i).into()).collect();
+        for held in tx.query::<Held>(&sql, &parameters).await? {
+            if let Some(address) = super::addresses::at(held.cidr.0, held.position) {
+                let addresses = all.entry(held.instance_id).or_default();
+                addresses.push(ServerAddress {
+                    network: held.name,
+                    port_id: held.id,
+                    mac: held.mac,
+                    address,
+                });
             }
         }
     }
@@ -474,14 +482,14 @@ pub async fn addresses(
 pub async fn only_network(tx: &mut Tx, project_id: &str) -> Result<String, ApiError> {
     let sql = "SELECT n.id FROM networks n WHERE n.project_id = $1 AND n.external = 0 \
                AND EXISTS (SELECT 1 FROM subnets s WHERE s.network_id = n.id)";
-    let mut rows = tx.query(sql, params![project_id]).await?;
+    let mut rows: Vec<(String,)> = tx.query(sql, params![project_id]).await?;
     if rows.is_empty() {
         let sql = "SELECT n.id FROM networks n WHERE n.shared = 1 \
                    AND EXISTS (SELECT 1 FROM subnets s WHERE s.network_id = n.id)";
         rows = tx.query(sql, &[]).await?;
     }
     match rows.as_slice() {
-        [one] => Ok(one.text("id")?),
+        [(one,)] => Ok(one.clone()),
         [] => Err(not_found(
             "NetworkNotFound",
             "A network for the project",

@@ -3,8 +3,8 @@
 use super::addresses::{self, DHCP};
 use super::errors::{conflict, invalid, not_found};
 use super::quotas;
-use berth_controller_core::store::{Row, StoreError, Tx};
-use berth_controller_core::{ApiError, params};
+use berth_controller_core::store::{FromRow, Json, Parsed, Row, StoreError, Tx};
+use berth_controller_core::{ApiError, params, row};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -39,39 +39,51 @@ pub struct Subnet {
     pub updated_at: i64,
 }
 
+/// Without its pools, which are rows of their own.
+impl FromRow for Subnet {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        let gateway: Option<Parsed<IpAddr>> = row.get("gateway")?;
+        Ok(Self {
+            id: row.get("id")?,
+            network_id: row.get("network_id")?,
+            project_id: row.get("project_id")?,
+            name: row.get("name")?,
+            description: row.get("description")?,
+            cidr: row.get::<Parsed<IpNet>>("cidr")?.0,
+            gateway: gateway.map(|gateway| gateway.0),
+            dhcp: row.get("dhcp")?,
+            dns: row.get::<Json<_>>("dns")?.0,
+            pools: Vec::new(),
+            revision: row.get("revision")?,
+            created_at: row.get("created_at")?,
+            updated_at: row.get("updated_at")?,
+        })
+    }
+}
+
+row! {
+    struct Pool {
+        subnet_id: String,
+        first_position: i64,
+        last_position: i64,
+    }
+}
+
 impl Subnet {
     /// Whether addresses are handed out by DHCP: IPv4's only; IPv6 comes by the config drive.
     pub fn serves_dhcp(&self) -> bool {
         self.dhcp && self.cidr.addr().is_ipv4()
     }
 
-    fn from_row(row: &Row, pools: &[Row]) -> Result<Self, StoreError> {
-        let id = row.text("id")?;
-        let cidr: IpNet = row.parse("cidr")?;
-        let mut own = Vec::new();
-        for pool in pools {
-            if pool.text("subnet_id")? != id {
-                continue;
-            }
-            let first = addresses::at(cidr, pool.int("first_position")?);
-            let last = addresses::at(cidr, pool.int("last_position")?);
-            own.extend(first.zip(last));
-        }
-        Ok(Self {
-            id,
-            network_id: row.text("network_id")?,
-            project_id: row.text("project_id")?,
-            name: row.text("name")?,
-            description: row.text("description")?,
-            cidr,
-            gateway: row.opt_parse("gateway")?,
-            dhcp: row.flag("dhcp")?,
-            dns: row.json("dns")?,
-            pools: own,
-            revision: row.int("revision")?,
-            created_at: row.int("created_at")?,
-            updated_at: row.int("updated_at")?,
-        })
+    /// With those of the pools that are its own.
+    fn with(mut self, pools: &[Pool]) -> Self {
+        let own = pools.iter().filter(|pool| pool.subnet_id == self.id);
+        let own = own.filter_map(|pool| {
+            let first = addresses::at(self.cidr, pool.first_position);
+            first.zip(addresses::at(self.cidr, pool.last_position))
+        });
+        self.pools = own.collect();
+        self
     }
 
     /// The pools that a subnet has if none are asked for: all but the gateway.
@@ -161,11 +173,11 @@ pub fn missing(id: &str) -> ApiError {
 pub async fn list(tx: &mut Tx, network_id: Option<&str>) -> Result<Vec<Subnet>, StoreError> {
     let sql = "SELECT * FROM subnets WHERE (CAST($1 AS TEXT) IS NULL OR network_id = $1) \
                ORDER BY created_at, id";
-    let rows = tx.query(sql, params![network_id]).await?;
+    let subnets: Vec<Subnet> = tx.query(sql, params![network_id]).await?;
     let sql = "SELECT p.* FROM subnet_pools p JOIN subnets s ON s.id = p.subnet_id \
                WHERE (CAST($1 AS TEXT) IS NULL OR s.network_id = $1) ORDER BY p.first_position";
     let pools = tx.query(sql, params![network_id]).await?;
-    rows.iter().map(|r| Subnet::from_row(r, &pools)).collect()
+    Ok(subnets.into_iter().map(|s| s.with(&pools)).collect())
 }
 
 /// One.
@@ -173,12 +185,12 @@ pub async fn list(tx: &mut Tx, network_id: Option<&str>) -> Result<Vec<Subnet>, 
 /// # Errors
 /// The store's; `None` if there is none.
 pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Subnet>, StoreError> {
-    let row = tx
+    let subnet: Option<Subnet> = tx
         .query_opt("SELECT * FROM subnets WHERE id = $1", params![id])
         .await?;
     let sql = "SELECT * FROM subnet_pools WHERE subnet_id = $1 ORDER BY first_position";
     let pools = tx.query(sql, params![id]).await?;
-    row.map(|r| Subnet::from_row(&r, &pools)).transpose()
+    Ok(subnet.map(|s| s.with(&pools)))
 }
 
 /// Stores a new one, checked, and takes the address of its DHCP servers.
@@ -288,13 +300,12 @@ pub async fn update(tx: &mut Tx, before: &Subnet, after: &Subnet) -> Result<(), 
 /// 409 `SubnetInUse` while a port has an address of it.
 pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
     let sql = "SELECT holder FROM address_allocations WHERE subnet_id = $1 AND holder <> $2";
-    if let Some(row) = tx.query_opt(sql, params![id, DHCP]).await? {
+    if let Some((holder,)) = tx.query_opt::<(String,)>(sql, params![id, DHCP]).await? {
         return Err(conflict(
             "SubnetInUse",
             format!(
                 "Unable to complete operation on subnet {id}: One or more ports have an IP \
-                 allocation from this subnet, for example port {}.",
-                row.text("holder")?
+                 allocation from this subnet, for example port {holder}."
             ),
         ));
     }
@@ -314,7 +325,6 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
 /// The store's.
 pub async fn dhcp_address(tx: &mut Tx, subnet: &Subnet) -> Result<Option<IpAddr>, StoreError> {
     let sql = "SELECT position FROM address_allocations WHERE subnet_id = $1 AND holder = $2";
-    let row = tx.query_opt(sql, params![&subnet.id, DHCP]).await?;
-    let position = row.map(|r| r.int("position")).transpose()?;
-    Ok(position.and_then(|p| addresses::at(subnet.cidr, p)))
+    let row: Option<(i64,)> = tx.query_opt(sql, params![&subnet.id, DHCP]).await?;
+    Ok(row.and_then(|(position,)| addresses::at(subnet.cidr, position)))
 }

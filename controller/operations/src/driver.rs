@@ -73,12 +73,7 @@ async fn due(engine: &Engine) -> Result<Vec<(OperationId, String)>, StoreError> 
                 "SELECT id, request_id FROM operations WHERE {ours} \
                  AND wake_at <= $1 ORDER BY wake_at LIMIT $2"
             );
-            Box::pin(async move {
-                let rows = tx.query(&sql, params![now, BATCH]).await?;
-                rows.iter()
-                    .map(|row| Ok((row.parse("id")?, row.text("request_id")?)))
-                    .collect()
-            })
+            Box::pin(async move { tx.query(&sql, params![now, BATCH]).await })
         })
         .await
 }

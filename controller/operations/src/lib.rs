@@ -23,6 +23,8 @@ pub mod operation;
 pub mod outbox;
 pub mod reconcile;
 pub mod results;
+#[cfg(test)]
+mod tests;
 
 pub use driver::{Advanced, fold};
 pub use kinds::{Event, Folded, Kind, Kinds, Next};

@@ -4,7 +4,7 @@
 //! is neither driven nor ended here, and its answers are passed on ([`Opened::Newer`]).
 
 use crate::{Kinds, Next};
-use berth_controller_core::store::{Row, StoreError, Tx};
+use berth_controller_core::store::{Json, Row, StoreError, Tx};
 use berth_controller_core::{Env, RequestContext, params};
 use berth_rpc_types::{InstanceId, OperationId};
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ impl Operation {
                 params![id],
             )
             .await?;
-        row.map_or(Ok(Opened::Closed), |row| Self::from_row(&row, kinds))
+        row.map_or(Ok(Opened::Closed), |row: Row| Self::opened(&row, kinds))
     }
 
     /// The SQL condition for rows that this build can drive. What it takes for ours may still turn
@@ -97,9 +97,10 @@ impl Operation {
         )
     }
 
-    fn from_row(row: &Row, kinds: &dyn Kinds) -> Result<Opened, StoreError> {
-        let (kind, step) = (row.text("kind")?, row.text("step")?);
-        let (version, state) = (row.int("version")?, row.text("state")?);
+    /// What a newer controller has written is not read further than to see that.
+    fn opened(row: &Row, kinds: &dyn Kinds) -> Result<Opened, StoreError> {
+        let (kind, step): (String, String) = (row.get("kind")?, row.get("step")?);
+        let (version, state): (i64, String) = (row.get("version")?, row.get("state")?);
         let mut known = kinds.kinds().into_iter();
         let known = known.any(|known| known.name == kind && version <= known.version);
         if !known || !kinds.steps().contains(&step.as_str()) || state != "running" {
@@ -108,14 +109,14 @@ impl Operation {
             )));
         }
         Ok(Opened::Ours(Box::new(Self {
-            id: row.parse("id")?,
-            instance_id: row.parse("instance_id")?,
-            request_id: row.text("request_id")?,
-            traceparent: row.opt_text("traceparent")?,
+            id: row.get("id")?,
+            instance_id: row.get("instance_id")?,
+            request_id: row.get("request_id")?,
+            traceparent: row.get("traceparent")?,
             kind,
             step,
-            attempt: u32::try_from(row.int("attempt")?).unwrap_or(1),
-            params: row.json("params")?,
+            attempt: row.get("attempt")?,
+            params: row.get::<Json<Value>>("params")?.0,
         })))
     }
 
@@ -226,6 +227,6 @@ impl Operation {
                 params![open],
             )
             .await?;
-        row.map(|row| row.text("request_id")).transpose()
+        Ok(row.map(|(request_id,)| request_id))
     }
 }

@@ -12,7 +12,7 @@
 
 use crate::{Advanced, Engine, Event, Opened, Operation, fold};
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{AppState, params};
+use berth_controller_core::{AppState, params, row};
 use berth_rpc::{Address, RpcError, kill_point};
 use berth_rpc_types::{Envelope, HostId, MessageId, OperationId};
 use bytes::Bytes;
@@ -32,16 +32,19 @@ const RESEND_MS: (i64, i64) = (5_000, 60_000);
 /// Milliseconds until a publish in doubt is tried again.
 const DOUBT_MS: i64 = 1_000;
 
-/// A command that is due.
-#[derive(Clone, Debug)]
-struct Due {
-    message_id: MessageId,
-    operation_id: OperationId,
-    host_id: HostId,
-    envelope: String,
-    request_id: String,
-    /// How often it was sent before.
-    sends: i64,
+row! {
+    /// A command that is due.
+    #[derive(Clone, Debug)]
+    struct Due {
+        message_id: MessageId,
+        operation_id: OperationId,
+        host_id: HostId,
+        envelope: String,
+        request_id: String,
+        /// How often it was sent before.
+        sends: i64,
+        next_send_at: i64,
+    }
 }
 
 /// Whether a step's attempt has put its command here.
@@ -55,7 +58,7 @@ pub async fn has(
     attempt: u32,
 ) -> Result<bool, StoreError> {
     let row = tx
-        .query_opt(
+        .query_opt::<(MessageId,)>(
             "SELECT message_id FROM outbox WHERE operation_id = $1 AND step = $2 AND attempt = $3",
             params![operation_id, step, attempt],
         )
@@ -124,7 +127,7 @@ async fn take_due(app: &AppState) -> Result<Vec<Due>, StoreError> {
             let env = env.clone();
             Box::pin(async move {
                 let now = env.now();
-                let rows = tx
+                let found: Vec<Due> = tx
                     .query(
                         "SELECT b.message_id, b.operation_id, b.host_id, b.envelope, b.sends, \
                          b.next_send_at, o.request_id FROM outbox b \
@@ -134,15 +137,7 @@ async fn take_due(app: &AppState) -> Result<Vec<Due>, StoreError> {
                     )
                     .await?;
                 let mut due = Vec::new();
-                for row in rows {
-                    let one = Due {
-                        message_id: row.parse("message_id")?,
-                        operation_id: row.parse("operation_id")?,
-                        host_id: row.parse("host_id")?,
-                        envelope: row.text("envelope")?,
-                        request_id: row.text("request_id")?,
-                        sends: row.int("sends")?,
-                    };
+                for one in found {
                     let taken = tx
                         .execute(
                             "UPDATE outbox SET sends = sends + 1, next_send_at = $1 \
@@ -150,7 +145,7 @@ async fn take_due(app: &AppState) -> Result<Vec<Due>, StoreError> {
                             params![
                                 now + back_off(one.sends, env.rng.below(1000)),
                                 one.message_id,
-                                row.int("next_send_at")?
+                                one.next_send_at
                             ],
                         )
                         .await?;
@@ -204,7 +199,7 @@ async fn host_is_up(app: &AppState, host_id: HostId) -> bool {
         .store
         .tx::<_, StoreError, _>(|tx| {
             Box::pin(async move {
-                tx.query_opt(
+                tx.query_opt::<(i64, bool)>(
                     "SELECT last_seen_at, forced_down FROM hosts WHERE id = $1",
                     params![host_id],
                 )
@@ -212,11 +207,9 @@ async fn host_is_up(app: &AppState, host_id: HostId) -> bool {
             })
         })
         .await;
-    let Ok(Some(row)) = row else {
+    let Ok(Some((seen, forced))) = row else {
         return false;
     };
-    let seen = row.int("last_seen_at").unwrap_or(0);
-    let forced = row.flag("forced_down").unwrap_or(true);
     app.control.is_up(seen, forced, app.clock.now_millis())
 }
 

@@ -6,7 +6,8 @@
 
 use crate::{Engine, Kinds, Operation};
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{AppState, params};
+use berth_controller_core::{AppState, params, row};
+use berth_rpc_types::OperationId;
 use std::time::Duration;
 
 /// Milliseconds that an operation may stand between two transactions without being stuck.
@@ -47,11 +48,20 @@ async fn wake(tx: &mut Tx, kinds: &dyn Kinds, now: i64) -> Result<u64, StoreErro
     tx.execute(&sql, params![now, now - SETTLING_MS]).await
 }
 
+row! {
+    struct Silent {
+        id: OperationId,
+        request_id: String,
+        kind: String,
+        step: String,
+    }
+}
+
 /// Silence means unknown (rule 1): it is said once, and nothing is done about it.
 async fn report_silent(app: &AppState, now: i64, interval: Duration) -> Result<(), StoreError> {
     let limit = i64::from(app.control.silence_limit) * 1000;
     let window = i64::try_from(interval.as_millis()).unwrap_or(0);
-    let rows = app
+    let silent: Vec<Silent> = app
         .store
         .tx::<_, StoreError, _>(|tx| {
             Box::pin(async move {
@@ -65,12 +75,12 @@ async fn report_silent(app: &AppState, now: i64, interval: Duration) -> Result<(
             })
         })
         .await?;
-    for row in rows {
+    for operation in silent {
         tracing::warn!(
-            request_id = row.text("request_id")?,
-            operation_id = row.text("id")?,
-            kind = row.text("kind")?,
-            step = row.text("step")?,
+            request_id = operation.request_id,
+            operation_id = %operation.id,
+            kind = operation.kind,
+            step = operation.step,
             silence_s = app.control.silence_limit,
             "no sign of life from the agent; look at its host. Nothing is freed"
         );

@@ -6,8 +6,8 @@
 //! here too: each is mapped to its operation and ends it with its reason (rule 9).
 
 use crate::{Advanced, Engine, Event, Opened, Operation, outbox};
-use berth_controller_core::params;
 use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{params, row};
 use berth_rpc::{Address, ConsumeOptions, Consumer, Delivery, RpcError, kill_point};
 use berth_rpc_types::{
     CommandResult, Envelope, MessageId, OperationId, Outcome, ResultError, Telemetry, VmmId,
@@ -247,31 +247,23 @@ pub async fn fold(
     crate::fold(tx, engine, asked.operation_id, event).await
 }
 
-/// What a message was about.
-struct Asked {
-    operation_id: OperationId,
-    vmm_id: VmmId,
-    step: String,
-    attempt: i64,
+row! {
+    /// What a message was about.
+    struct Asked {
+        operation_id: OperationId,
+        vmm_id: VmmId,
+        step: String,
+        attempt: i64,
+    }
 }
 
 /// What the message was about, as the outbox knows it: the answer's own words are not trusted.
 async fn asked(tx: &mut Tx, message_id: MessageId) -> Result<Option<Asked>, StoreError> {
-    let row = tx
-        .query_opt(
-            "SELECT operation_id, vmm_id, step, attempt FROM outbox WHERE message_id = $1",
-            params![message_id],
-        )
-        .await?;
-    row.map(|row| {
-        Ok(Asked {
-            operation_id: row.parse("operation_id")?,
-            vmm_id: row.parse("vmm_id")?,
-            step: row.text("step")?,
-            attempt: row.int("attempt")?,
-        })
-    })
-    .transpose()
+    tx.query_opt(
+        "SELECT operation_id, vmm_id, step, attempt FROM outbox WHERE message_id = $1",
+        params![message_id],
+    )
+    .await
 }
 
 async fn sign_of_life(

@@ -259,13 +259,13 @@ impl Cloud {
         assert_eq!(status, StatusCode::OK, "{answer}");
     }
 
-    /// The column `found` of one row of the database, which is text.
+    /// The one column of one row of the database, which is text.
     pub async fn look_up(&self, sql: &str) -> Option<String> {
         let row = self.store.tx::<_, StoreError, _>(|tx| {
             let sql = sql.to_owned();
-            Box::pin(async move { tx.query_opt(&sql, &[]).await })
+            Box::pin(async move { tx.query_opt::<(Option<String>,)>(&sql, &[]).await })
         });
-        row.await.unwrap()?.opt_text("found").unwrap()
+        row.await.unwrap()?.0
     }
 
     /// Changes the database, as another controller would.

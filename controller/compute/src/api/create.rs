@@ -190,7 +190,7 @@ async fn affordable(
 
 async fn check_zone(tx: &mut Tx, body: &Body) -> Result<(), ApiError> {
     if let Some(zone) = &body.requested_zone {
-        let row = tx
+        let row: Option<(String,)> = tx
             .query_opt(
                 "SELECT id FROM hosts WHERE availability_zone = $1",
                 params![zone],
@@ -204,7 +204,7 @@ async fn check_zone(tx: &mut Tx, body: &Body) -> Result<(), ApiError> {
         }
     }
     if let Some(host) = &body.requested_host {
-        let row = tx
+        let row: Option<(String,)> = tx
             .query_opt("SELECT id FROM hosts WHERE hostname = $1", params![host])
             .await?;
         if row.is_none() {

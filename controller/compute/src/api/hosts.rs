@@ -7,8 +7,8 @@ use super::common::{Call, Reply, not_found, ok, tx};
 use super::microversion::Microversion;
 use axum::extract::Path;
 use berth_controller_core::body::clip;
-use berth_controller_core::store::{Row, StoreError, Tx};
-use berth_controller_core::{params, time};
+use berth_controller_core::store::{Json, StoreError, Tx};
+use berth_controller_core::{params, row, time};
 use berth_rpc_types::{Capacity, HostId};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -18,47 +18,40 @@ pub fn down_after_millis(call: &Call) -> i64 {
     i64::from(call.app.control.service_down_time).saturating_mul(1000)
 }
 
-/// A host with what is used of it.
-pub(super) struct Host {
-    pub id: HostId,
-    pub service_id: i64,
-    pub hostname: String,
-    pub address: String,
-    pub zone: String,
-    pub enabled: bool,
-    pub disabled_reason: Option<String>,
-    pub forced_down: bool,
-    pub last_seen_at: i64,
-    pub capacity: Capacity,
-    pub up: bool,
-    /// Claims: vCPUs, MiB, GiB, and how many guests.
-    pub used: (i64, i64, i64, i64),
-    /// Id and name of each server on it, if they were asked for.
-    pub servers: Option<Vec<(String, String)>>,
+row! {
+    /// A host with what is used of it.
+    pub(super) struct Host {
+        pub id: HostId,
+        pub service_id: i64,
+        pub hostname: String,
+        pub address: String,
+        pub availability_zone: String,
+        pub enabled: bool,
+        pub disabled_reason: Option<String>,
+        pub forced_down: bool,
+        pub last_seen_at: i64,
+        pub capacity: Json<Capacity>,
+    } beside {
+        pub up: bool,
+        pub used: Used,
+        /// Id and name of each server on it, if they were asked for.
+        pub servers: Option<Vec<(String, String)>>,
+    }
+}
+
+row! {
+    /// The claims on a host.
+    #[derive(Default)]
+    pub(super) struct Used {
+        host_id: Option<HostId>,
+        pub vcpus: i64,
+        pub memory_mib: i64,
+        pub disk_gib: i64,
+        pub guests: i64,
+    }
 }
 
 impl Host {
-    fn from_row(call: &Call, row: &Row) -> Result<Self, StoreError> {
-        let last_seen_at = row.int("last_seen_at")?;
-        let forced_down = row.flag("forced_down")?;
-        let silent = call.now().saturating_sub(last_seen_at) > down_after_millis(call);
-        Ok(Self {
-            id: row.parse("id")?,
-            service_id: row.int("service_id")?,
-            hostname: row.text("hostname")?,
-            address: row.text("address")?,
-            zone: row.text("availability_zone")?,
-            enabled: row.flag("enabled")?,
-            disabled_reason: row.opt_text("disabled_reason")?,
-            forced_down,
-            last_seen_at,
-            capacity: row.json("capacity")?,
-            up: !silent && !forced_down,
-            used: (0, 0, 0, 0),
-            servers: None,
-        })
-    }
-
     pub fn status(&self) -> &'static str {
         if self.enabled { "enabled" } else { "disabled" }
     }
@@ -84,14 +77,14 @@ impl Host {
 
 /// Every host, with what is used of it.
 pub(super) async fn hosts(tx: &mut Tx, call: &Call) -> Result<Vec<Host>, StoreError> {
-    let rows = tx
+    let mut hosts: Vec<Host> = tx
         .query("SELECT * FROM hosts ORDER BY service_id", params![])
         .await?;
-    let mut hosts = Vec::with_capacity(rows.len());
-    for row in &rows {
-        hosts.push(Host::from_row(call, row)?);
+    for host in &mut hosts {
+        let control = &call.app.control;
+        host.up = control.is_up(host.last_seen_at, host.forced_down, call.now());
     }
-    let claims = tx
+    let claims: Vec<Used> = tx
         .query(
             "SELECT host_id, CAST(SUM(vcpus) AS BIGINT) AS vcpus, \
              CAST(SUM(memory_mib) AS BIGINT) AS memory_mib, \
@@ -100,15 +93,10 @@ pub(super) async fn hosts(tx: &mut Tx, call: &Call) -> Result<Vec<Host>, StoreEr
             params![],
         )
         .await?;
-    for claim in claims {
-        let id: HostId = claim.parse("host_id")?;
-        if let Some(host) = hosts.iter_mut().find(|h| h.id == id) {
-            host.used = (
-                claim.int("vcpus")?,
-                claim.int("memory_mib")?,
-                claim.int("disk_gib")?,
-                claim.int("guests")?,
-            );
+    for used in claims {
+        let host = hosts.iter_mut().find(|host| Some(host.id) == used.host_id);
+        if let Some(host) = host {
+            host.used = used;
         }
     }
     Ok(hosts)
@@ -129,7 +117,10 @@ async fn zone_list(call: Call, detail: bool) -> Reply {
     let all = tx!(call, |tx| [call] { hosts(tx, &call).await })?;
     let mut zones: BTreeMap<&str, Vec<&Host>> = BTreeMap::new();
     for host in &all {
-        zones.entry(host.zone.as_str()).or_default().push(host);
+        zones
+            .entry(host.availability_zone.as_str())
+            .or_default()
+            .push(host);
     }
     let list: Vec<Value> = zones
         .iter()

@@ -23,34 +23,34 @@ const HYPERVISOR: &[F] = &[
     F::always("state", |h, _| Some(json!(h.state()))),
     F::always("status", |h, _| Some(json!(h.status()))),
     F::always("hypervisor_type", |h, _| {
-        Some(json!(if h.capacity.driver == "kvm" {
+        Some(json!(if h.capacity.0.driver == "kvm" {
             "Berth"
         } else {
             "simulated"
         }))
     }),
     F::always("hypervisor_version", |h, _| {
-        Some(json!(h.capacity.hypervisor_version))
+        Some(json!(h.capacity.0.hypervisor_version))
     }),
     F::always("host_ip", |h, _| Some(json!(h.address))),
-    F::always("vcpus", |h, _| Some(json!(h.capacity.vcpus))),
-    F::always("vcpus_used", |h, _| Some(json!(h.used.0))),
-    F::always("memory_mb", |h, _| Some(json!(h.capacity.memory_mib))),
-    F::always("memory_mb_used", |h, _| Some(json!(h.used.1))),
+    F::always("vcpus", |h, _| Some(json!(h.capacity.0.vcpus))),
+    F::always("vcpus_used", |h, _| Some(json!(h.used.vcpus))),
+    F::always("memory_mb", |h, _| Some(json!(h.capacity.0.memory_mib))),
+    F::always("memory_mb_used", |h, _| Some(json!(h.used.memory_mib))),
     F::always("free_ram_mb", |h, _| {
-        Some(json!(left(h.capacity.memory_mib, h.used.1)))
+        Some(json!(left(h.capacity.0.memory_mib, h.used.memory_mib)))
     }),
-    F::always("local_gb", |h, _| Some(json!(h.capacity.disk_gib))),
-    F::always("local_gb_used", |h, _| Some(json!(h.used.2))),
+    F::always("local_gb", |h, _| Some(json!(h.capacity.0.disk_gib))),
+    F::always("local_gb_used", |h, _| Some(json!(h.used.disk_gib))),
     F::always("free_disk_gb", |h, _| {
-        Some(json!(left(h.capacity.disk_gib, h.used.2)))
+        Some(json!(left(h.capacity.0.disk_gib, h.used.disk_gib)))
     }),
     F::always("disk_available_least", |h, _| {
-        Some(json!(h.capacity.disk_free_gib))
+        Some(json!(h.capacity.0.disk_free_gib))
     }),
-    F::always("running_vms", |h, _| Some(json!(h.used.3))),
+    F::always("running_vms", |h, _| Some(json!(h.used.guests))),
     F::always("current_workload", |h, _| {
-        Some(json!(h.capacity.io_operations))
+        Some(json!(h.capacity.0.io_operations))
     }),
     F::always("cpu_info", |h, version| Some(cpu_info(h, version))),
     F::always("service", |h, version| {
@@ -77,11 +77,11 @@ fn left(total: u64, used: i64) -> i64 {
 /// A JSON text up to 2.27, an object since.
 fn cpu_info(host: &Host, version: Microversion) -> Value {
     let info = json!({
-        "arch": host.capacity.architecture,
-        "model": host.capacity.cpu_model,
-        "vendor": host.capacity.cpu_vendor,
-        "features": host.capacity.cpu_features,
-        "topology": {"cores": host.capacity.vcpus, "threads": 1, "sockets": 1},
+        "arch": host.capacity.0.architecture,
+        "model": host.capacity.0.cpu_model,
+        "vendor": host.capacity.0.cpu_vendor,
+        "features": host.capacity.0.cpu_features,
+        "topology": {"cores": host.capacity.0.vcpus, "threads": 1, "sockets": 1},
     });
     if version.0 >= 28 {
         info
@@ -162,7 +162,7 @@ async fn hypervisor_list(call: Call, params: Params, detail: bool) -> Reply {
 }
 
 async fn add_servers(tx: &mut Tx, hosts: &mut [Host]) -> Result<(), StoreError> {
-    let rows = tx
+    let rows: Vec<(String, String, String)> = tx
         .query(
             "SELECT id, name, host_id FROM instances \
              WHERE host_id IS NOT NULL AND deleted_at IS NULL ORDER BY id",
@@ -170,12 +170,8 @@ async fn add_servers(tx: &mut Tx, hosts: &mut [Host]) -> Result<(), StoreError> 
         )
         .await?;
     let mut by_host: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
-    for row in rows {
-        let server = (row.text("id")?, row.text("name")?);
-        by_host
-            .entry(row.text("host_id")?)
-            .or_default()
-            .push(server);
+    for (id, name, host_id) in rows {
+        by_host.entry(host_id).or_default().push((id, name));
     }
     for host in hosts {
         host.servers = Some(by_host.remove(&host.id.to_string()).unwrap_or_default());

@@ -70,9 +70,8 @@ pub async fn security_groups(
             places.join(", ")
         );
         let values: Vec<_> = chunk.iter().map(|id| (*id).into()).collect();
-        for row in tx.query(&sql, &values).await? {
-            let id = row.parse("instance_id")?;
-            map.entry(id).or_default().push(row.text("name")?);
+        for (id, name) in tx.query(&sql, &values).await? {
+            map.entry(id).or_default().push(name);
         }
     }
     Ok(map)
@@ -83,7 +82,7 @@ pub async fn security_groups(
 /// # Errors
 /// [`StoreError`]
 pub async fn groups_of(tx: &mut Tx, id: InstanceId) -> Result<Vec<Group>, StoreError> {
-    let rows = tx
+    let rows: Vec<(String,)> = tx
         .query(
             "SELECT DISTINCT b.group_id FROM ports p \
              JOIN port_security_groups b ON b.port_id = p.id \
@@ -92,8 +91,8 @@ pub async fn groups_of(tx: &mut Tx, id: InstanceId) -> Result<Vec<Group>, StoreE
         )
         .await?;
     let mut groups = Vec::new();
-    for row in rows {
-        groups.extend(security_groups::find(tx, &row.text("group_id")?).await?);
+    for (group_id,) in rows {
+        groups.extend(security_groups::find(tx, &group_id).await?);
     }
     Ok(groups)
 }

@@ -241,11 +241,10 @@ async fn rule_delete(call: Call, Path(id): Path<String>) -> Reply {
         )));
     }
     tx!(call, |tx| [call, id] {
-        let row = tx
+        let row: Option<(String,)> = tx
             .query_opt("SELECT project_id FROM security_group_rules WHERE id = $1", params![&id])
             .await?;
-        let project = row.map(|r| r.text("project_id")).transpose()?;
-        if !project.is_some_and(|p| call.context.may_see(&p)) {
+        if !row.is_some_and(|(project,)| call.context.may_see(&project)) {
             return Err(not_found(format!("Security group rule {id} not found.")));
         }
         tx.execute("DELETE FROM security_group_rules WHERE id = $1", params![&id]).await?;

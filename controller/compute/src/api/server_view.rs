@@ -6,7 +6,7 @@ use super::networking::{self, Address};
 use super::render::{Field, render};
 use crate::instances::Instance;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{params, time};
+use berth_controller_core::{params, row, time};
 use berth_rpc_types::{HostId, InstanceId, Stored, VmState};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha224};
@@ -292,6 +292,17 @@ pub fn addresses(all: &[Address], extended: bool) -> Value {
     Value::Object(map)
 }
 
+row! {
+    struct HostRow {
+        id: HostId,
+        hostname: String,
+        availability_zone: String,
+        enabled: bool,
+        forced_down: bool,
+        last_seen_at: i64,
+    }
+}
+
 /// All hosts as servers show them.
 ///
 /// # Errors
@@ -301,7 +312,7 @@ pub async fn hosts(
     now: i64,
     down_after_millis: i64,
 ) -> Result<HashMap<HostId, HostFacts>, StoreError> {
-    let rows = tx
+    let rows: Vec<HostRow> = tx
         .query(
             "SELECT id, hostname, availability_zone, enabled, forced_down, last_seen_at FROM hosts",
             params![],
@@ -309,22 +320,22 @@ pub async fn hosts(
         .await?;
     let mut map = HashMap::new();
     for row in rows {
-        let silent = now.saturating_sub(row.int("last_seen_at")?) > down_after_millis;
-        let status = if row.flag("forced_down")? {
+        let silent = now.saturating_sub(row.last_seen_at) > down_after_millis;
+        let status = if row.forced_down {
             "DOWN"
         } else if silent {
             "UNKNOWN"
-        } else if row.flag("enabled")? {
+        } else if row.enabled {
             "UP"
         } else {
             "MAINTENANCE"
         };
         let facts = HostFacts {
-            hostname: row.text("hostname")?,
-            zone: row.text("availability_zone")?,
+            hostname: row.hostname,
+            zone: row.availability_zone,
             status,
         };
-        map.insert(row.parse("id")?, facts);
+        map.insert(row.id, facts);
     }
     Ok(map)
 }

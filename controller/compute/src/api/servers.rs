@@ -73,11 +73,10 @@ async fn list(call: Call, params: Params, detail: bool) -> Reply {
     let servers = tx!(call, |tx| [call, query] {
         let mut filter = query.filter;
         if let Some(host) = &query.host {
-            let rows = tx
+            let rows: Vec<(String,)> = tx
                 .query("SELECT id FROM hosts WHERE hostname = $1", params![host])
                 .await?;
-            let ids = rows.iter().map(|r| r.text("id")).collect::<Result<_, _>>()?;
-            filter.host_ids = Some(ids);
+            filter.host_ids = Some(rows.into_iter().map(|(id,)| id).collect());
         }
         let mut found = if query.nothing { Vec::new() } else { listing::list(tx, &filter).await? };
         if query.ip.is_some() || query.ip6.is_some() {

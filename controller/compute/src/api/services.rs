@@ -21,7 +21,7 @@ const SERVICE: &[F] = &[
     F::always("id", |h, version| Some(h.service_id(version))),
     F::always("binary", |_, _| Some(json!("nova-compute"))),
     F::always("host", |h, _| Some(json!(h.hostname))),
-    F::always("zone", |h, _| Some(json!(h.zone))),
+    F::always("zone", |h, _| Some(json!(h.availability_zone))),
     F::always("status", |h, _| Some(json!(h.status()))),
     F::always("state", |h, _| Some(json!(h.state()))),
     F::always("updated_at", |h, _| Some(json!(h.seen()))),
@@ -165,14 +165,14 @@ async fn service_by_verb(call: Call, verb: String, bytes: Bytes) -> Reply {
     };
     fields.only(known)?;
     tx!(call, |tx| [call, asked, hostname, binary] {
-        let row = tx
+        let (host_id,) = tx
             .query_opt("SELECT id FROM hosts WHERE hostname = $1", params![&hostname])
             .await?
             .filter(|_| binary == "nova-compute")
             .ok_or_else(|| {
                 not_found(format!("Host '{}' binary '{}' could not be found.", clip(&hostname), clip(&binary)))
             })?;
-        change(tx, &call, row.parse("id")?, &asked).await?;
+        change(tx, &call, host_id, &asked).await?;
         Ok::<_, ApiError>(())
     })?;
     call.app.wake.notify_one();

@@ -7,6 +7,7 @@ use crate::placement;
 use berth_controller_core::store::StoreError;
 use berth_controller_core::{AppState, params};
 use berth_controller_hosts::Target;
+use berth_rpc_types::{HostId, VmmId};
 
 /// One round.
 ///
@@ -18,19 +19,15 @@ pub async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
         .store
         .tx(|tx| {
             Box::pin(async move {
-                let rows = tx
+                let rows: Vec<(VmmId, HostId)> = tx
                     .query(
                         "SELECT c.vmm_id, c.host_id FROM claims c LEFT JOIN vmms v ON v.id = c.vmm_id \
                          WHERE v.id IS NULL OR v.deleted_at IS NOT NULL",
                         params![],
                     )
                     .await?;
-                for row in &rows {
-                    let target = Target {
-                        vmm_id: row.parse("vmm_id")?,
-                        host_id: row.parse("host_id")?,
-                    };
-                    placement::give_back(tx, now, target).await?;
+                for &(vmm_id, host_id) in &rows {
+                    placement::give_back(tx, now, Target { vmm_id, host_id }).await?;
                 }
                 Ok::<_, StoreError>(u64::try_from(rows.len()).unwrap_or(0))
             })

@@ -6,6 +6,7 @@
 use crate::workflow;
 use berth_controller_core::store::StoreError;
 use berth_controller_core::{AppState, params};
+use berth_rpc_types::InstanceId;
 
 /// One round.
 ///
@@ -18,7 +19,7 @@ pub async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
         .tx(|tx| {
             let env = env.clone();
             Box::pin(async move {
-                let rows = tx
+                let rows: Vec<(InstanceId,)> = tx
                     .query(
                         "SELECT DISTINCT v.instance_id FROM vmms v \
                          LEFT JOIN instances i ON i.id = v.instance_id \
@@ -28,8 +29,8 @@ pub async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
                         params![],
                     )
                     .await?;
-                for row in &rows {
-                    workflow::reap(tx, &env, row.parse("instance_id")?).await?;
+                for &(instance_id,) in &rows {
+                    workflow::reap(tx, &env, instance_id).await?;
                 }
                 Ok::<_, StoreError>(u64::try_from(rows.len()).unwrap_or(0))
             })

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use berth_controller_core::store::{AsStoreError, StoreError, Tx};
 use berth_controller_core::{ApiError, Env, RequestContext, Service, params};
 use berth_controller_operations::{New, Opened, Operation};
-use berth_rpc_types::{InstanceId, OperationId, TaskState};
+use berth_rpc_types::{InstanceId, OperationId, Stored, TaskState};
 use serde_json::Value;
 
 /// What to begin.
@@ -91,22 +91,20 @@ pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<Operation
         context,
         params: given,
     } = begin;
-    let row = tx
+    let (open, task_state): (Option<OperationId>, Option<Stored<TaskState>>) = tx
         .query_opt(
             "SELECT operation_id, task_state FROM instances WHERE id = $1 AND deleted_at IS NULL",
             params![instance_id],
         )
         .await?
         .ok_or(BeginError::NotFound(instance_id))?;
-    let open: Option<OperationId> = row.opt_parse("operation_id")?;
     let now = env.now();
     let operation_id = env.operation_id();
     if let Some(open) = open {
         if kind != Kind::Delete {
-            let task_state = row.opt_text("task_state")?;
             return Err(BeginError::Busy {
                 instance_id,
-                task_state: task_state.as_deref().and_then(TaskState::parse),
+                task_state: task_state.and_then(|state| state.known()),
             });
         }
         match Operation::open(tx, &InstanceKinds, open).await? {

@@ -13,7 +13,7 @@ use berth_controller_hosts::{Target, fences};
 use berth_controller_network as network;
 use berth_controller_operations::{Operation, outbox};
 use berth_rpc_types::{
-    Command, Envelope, HostId, METHOD_VERSION_MAX, PowerState, VmState, VmmState,
+    Command, Envelope, HostId, METHOD_VERSION_MAX, PowerState, Stored, VmState, VmmId, VmmState,
 };
 
 /// Where effects are applied.
@@ -82,20 +82,14 @@ impl Scene<'_> {
 
     /// A VMM of the instance that is not gone; the active one first.
     async fn find(&self, tx: &mut Tx) -> Result<Option<Target>, StoreError> {
-        let row = tx
+        let row: Option<(VmmId, HostId)> = tx
             .query_opt(
                 "SELECT id, host_id FROM vmms WHERE instance_id = $1 AND deleted_at IS NULL \
                  ORDER BY role, created_at LIMIT 1",
                 params![self.operation.instance_id],
             )
             .await?;
-        row.map(|row| {
-            Ok(Target {
-                vmm_id: row.parse("id")?,
-                host_id: row.parse("host_id")?,
-            })
-        })
-        .transpose()
+        Ok(row.map(|(vmm_id, host_id)| Target { vmm_id, host_id }))
     }
 
     /// Rule 3: the next sequence. Rule 2: one message for a step and attempt, whoever runs it.
@@ -169,16 +163,17 @@ impl Scene<'_> {
     }
 
     async fn runs(&self, tx: &mut Tx, target: Target) -> Result<bool, StoreError> {
-        let row = tx
-            .query_opt(
-                "SELECT state FROM vmms WHERE id = $1",
-                params![target.vmm_id],
-            )
-            .await?;
-        let state = row.map(|r| r.text("state")).transpose()?;
-        let state = state.as_deref().and_then(VmmState::parse);
+        let state = self.state_of(tx, target.vmm_id).await?;
         // In a state that only newer agents know, its agent decides.
         Ok(state.is_none_or(|state| matches!(state, VmmState::Running | VmmState::Paused)))
+    }
+
+    /// The state that a VMM was last seen in, if this build knows it.
+    async fn state_of(&self, tx: &mut Tx, vmm_id: VmmId) -> Result<Option<VmmState>, StoreError> {
+        let row: Option<(Stored<VmmState>,)> = tx
+            .query_opt("SELECT state FROM vmms WHERE id = $1", params![vmm_id])
+            .await?;
+        Ok(row.and_then(|(state,)| state.known()))
     }
 
     async fn envelope(
@@ -192,7 +187,7 @@ impl Scene<'_> {
             params![target.vmm_id],
         )
         .await?;
-        let row = tx
+        let (sequence, host_epoch): (u64, u64) = tx
             .query_opt(
                 "SELECT v.sequence, h.epoch FROM vmms v JOIN hosts h ON h.id = v.host_id \
                  WHERE v.id = $1",
@@ -200,7 +195,6 @@ impl Scene<'_> {
             )
             .await?
             .ok_or_else(|| missing("vmms", &target.vmm_id))?;
-        let unsigned = |column: &str| row.int(column).map(|v| u64::try_from(v).unwrap_or(0));
         Ok(Envelope {
             message_id: self.env.message_id(),
             operation_id: self.operation.id,
@@ -208,8 +202,8 @@ impl Scene<'_> {
             attempt: self.state.attempt,
             host_id: target.host_id,
             vmm_id: target.vmm_id,
-            sequence: unsigned("sequence")?,
-            host_epoch: unsigned("epoch")?,
+            sequence,
+            host_epoch,
             begin_by: None,
             silence_limit: self.control.silence_limit,
             method: command.method().to_owned(),
@@ -221,13 +215,13 @@ impl Scene<'_> {
     }
 
     async fn hostname(&self, tx: &mut Tx, target: Target) -> Result<String, StoreError> {
-        let row = tx
+        let row: Option<(String,)> = tx
             .query_opt(
                 "SELECT hostname FROM hosts WHERE id = $1",
                 params![target.host_id],
             )
             .await?;
-        row.map_or(Ok(String::new()), |row| row.text("hostname"))
+        Ok(row.map(|(hostname,)| hostname).unwrap_or_default())
     }
 
     async fn end(&self, tx: &mut Tx, ending: &Ending) -> Result<(), StoreError> {
@@ -284,11 +278,7 @@ impl Scene<'_> {
         let Some(vmm_id) = instance.active_vmm_id else {
             return Ok(None);
         };
-        let row = tx
-            .query_opt("SELECT state FROM vmms WHERE id = $1", params![vmm_id])
-            .await?;
-        let state = row.map(|r| r.text("state")).transpose()?;
-        Ok(state.as_deref().and_then(VmmState::parse))
+        self.state_of(tx, vmm_id).await
     }
 
     /// Ends the task. Without a `vm_state` the instance keeps its own.
@@ -372,10 +362,8 @@ impl Scene<'_> {
     /// Deleted ones too.
     async fn any_instance(&self, tx: &mut Tx) -> Result<Option<Instance>, StoreError> {
         let id = self.operation.instance_id;
-        let row = tx
-            .query_opt("SELECT * FROM instances WHERE id = $1", params![id])
-            .await?;
-        row.as_ref().map(Instance::from_row).transpose()
+        tx.query_opt("SELECT * FROM instances WHERE id = $1", params![id])
+            .await
     }
 
     async fn instance(&self, tx: &mut Tx) -> Result<Instance, StoreError> {

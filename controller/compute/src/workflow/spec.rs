@@ -63,10 +63,10 @@ pub(super) async fn compile(
 }
 
 async fn kept(tx: &mut Tx, vmm_id: VmmId) -> Result<Option<VmmSpec>, StoreError> {
-    let row = tx
+    let row: Option<(Option<String>,)> = tx
         .query_opt("SELECT spec FROM vmms WHERE id = $1", params![vmm_id])
         .await?;
-    let text = row.map(|row| row.opt_text("spec")).transpose()?.flatten();
+    let text = row.and_then(|(text,)| text);
     Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
@@ -75,23 +75,20 @@ async fn disks(
     instance: &Instance,
     mut root: Option<berth_rpc_types::ImageSpec>,
 ) -> Result<Vec<DiskSpec>, StoreError> {
-    let rows = tx
+    let rows: Vec<(uuid::Uuid, u64)> = tx
         .query(
             "SELECT id, size_gib FROM disks WHERE instance_id = $1 ORDER BY position",
             params![instance.id],
         )
         .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(DiskSpec {
-                id: row.parse("id")?,
-                // The first is the root disk.
-                image: root.take(),
-                size_gib: u64::try_from(row.int("size_gib")?).unwrap_or(0),
-                read_only: false,
-            })
-        })
-        .collect()
+    let disks = rows.into_iter().map(|(id, size_gib)| DiskSpec {
+        id,
+        // The first is the root disk.
+        image: root.take(),
+        size_gib,
+        read_only: false,
+    });
+    Ok(disks.collect())
 }
 
 fn config_drive(instance: &Instance) -> ConfigDriveSpec {

@@ -255,7 +255,7 @@ mod tests {
         assert!(failed.is_err());
         let rows: Vec<_> = store
             .tx::<_, StoreError, _>(|tx| {
-                Box::pin(tx.query("SELECT value FROM meta WHERE name = 'a'", &[]))
+                Box::pin(tx.query::<(String,)>("SELECT value FROM meta WHERE name = 'a'", &[]))
             })
             .await
             .unwrap();
@@ -275,7 +275,7 @@ mod tests {
         let gone = tokio::time::timeout(Duration::from_millis(200), endless).await;
         assert!(gone.is_err());
         let left = store.tx::<_, StoreError, _>(|tx| {
-            Box::pin(tx.query("SELECT value FROM meta WHERE name = 'a'", params![]))
+            Box::pin(tx.query::<(String,)>("SELECT value FROM meta WHERE name = 'a'", params![]))
         });
         assert!(left.await.unwrap().is_empty());
     }

@@ -14,7 +14,7 @@ mod schema;
 mod tx;
 
 pub use connect::{AsStoreError, Store};
-pub use row::{Row, Value};
+pub use row::{FromColumn, FromRow, Json, Parsed, Row, Value};
 pub use tx::Tx;
 
 use futures::future::BoxFuture;

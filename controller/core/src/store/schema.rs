@@ -122,8 +122,8 @@ async fn apply(tx: &mut Tx, steps: &[Step], last: i64) -> Result<(), StoreError>
 /// The last step that the database has; 0 if none.
 async fn newest(tx: &mut Tx) -> Result<i64, StoreError> {
     let sql = "SELECT COALESCE(MAX(step), 0) AS newest FROM schema_steps";
-    let row = tx.query_opt(sql, params![]).await?;
-    row.map_or(Ok(0), |row| row.int("newest"))
+    let row = tx.query_opt::<(i64,)>(sql, params![]).await?;
+    Ok(row.map_or(0, |(newest,)| newest))
 }
 
 /// Splits SQL at semicolons; `--` comments may hold none.
@@ -176,17 +176,16 @@ mod tests {
         let store = Store::connect_without_tables("sqlite::memory:");
         let store = store.await.unwrap();
         assert!(bring_to(&store, BAD).await.is_err());
-        let tables: Vec<String> = store
+        let tables: Vec<(String,)> = store
             .tx::<_, StoreError, _>(|tx| {
                 Box::pin(async move {
                     let sql = "SELECT name FROM sqlite_master WHERE type = 'table'";
-                    let rows = tx.query(sql, params![]).await?;
-                    rows.iter().map(|row| row.text("name")).collect()
+                    tx.query(sql, params![]).await
                 })
             })
             .await
             .unwrap();
-        assert_eq!(tables, ["schema_steps"]);
+        assert_eq!(tables, [("schema_steps".to_owned(),)]);
         // The same program, repaired.
         bring_to(&store, &BAD[..1]).await.unwrap();
         let newest = store.tx::<_, StoreError, _>(|tx| Box::pin(newest(tx)));

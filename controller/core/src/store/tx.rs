@@ -1,6 +1,6 @@
 //! One transaction, on either database.
 
-use super::{Row, StoreError, Value};
+use super::{FromRow, Row, StoreError, Value};
 use sqlx::{Column as _, Row as _, TypeInfo as _, ValueRef as _};
 
 /// An open transaction. Every statement takes SQL with `$1` parameters.
@@ -52,11 +52,33 @@ impl Tx {
         }
     }
 
-    /// Runs a query; gives every row.
+    /// Runs a query; gives every row, as its type.
     ///
     /// # Errors
-    /// As [`Tx::execute`].
-    pub async fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
+    /// As [`Tx::execute`], and [`StoreError::Malformed`] for a row that is not of the type.
+    pub async fn query<T: FromRow>(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+    ) -> Result<Vec<T>, StoreError> {
+        let rows = self.rows(sql, params).await?;
+        rows.iter().map(T::from_row).collect()
+    }
+
+    /// Runs a query that gives one row or none (the first, if it gives more).
+    ///
+    /// # Errors
+    /// As [`Tx::query`].
+    pub async fn query_opt<T: FromRow>(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+    ) -> Result<Option<T>, StoreError> {
+        let rows = self.rows(sql, params).await?;
+        rows.first().map(T::from_row).transpose()
+    }
+
+    async fn rows(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, StoreError> {
         match &mut self.inner {
             Inner::Sqlite(connection) => {
                 let query = bound!(sql, params);
@@ -75,18 +97,6 @@ impl Tx {
                 rows.iter().map(postgres_row).collect()
             }
         }
-    }
-
-    /// Runs a query that gives one row or none (the first, if it gives more).
-    ///
-    /// # Errors
-    /// As [`Tx::execute`].
-    pub async fn query_opt(
-        &mut self,
-        sql: &str,
-        params: &[Value],
-    ) -> Result<Option<Row>, StoreError> {
-        Ok(self.query(sql, params).await?.into_iter().next())
     }
 }
 

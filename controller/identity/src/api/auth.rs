@@ -58,7 +58,7 @@ impl Reference {
     }
 
     async fn domain_id(&self, tx: &mut Tx) -> Result<Option<String>, ApiError> {
-        let row = match self {
+        let row: Option<(String,)> = match self {
             Self::Id(id) => {
                 tx.query_opt("SELECT id FROM domains WHERE id = $1", params![id])
                     .await?
@@ -68,7 +68,7 @@ impl Reference {
                     .await?
             }
         };
-        Ok(row.map(|r| r.text("id")).transpose()?)
+        Ok(row.map(|(id,)| id))
     }
 
     /// The id, looked up in `users` or `projects`.
@@ -81,8 +81,10 @@ impl Reference {
             return Ok(None);
         };
         let sql = format!("SELECT id FROM {table} WHERE domain_id = $1 AND name = $2");
-        let row = tx.query_opt(&sql, params![domain, name]).await?;
-        Ok(row.map(|r| r.text("id")).transpose()?)
+        let row = tx
+            .query_opt::<(String,)>(&sql, params![domain, name])
+            .await?;
+        Ok(row.map(|(id,)| id))
     }
 }
 
@@ -216,10 +218,7 @@ async fn by_password(app: &AppState, identity: &Fields<'_>) -> Result<Proof, Api
                 let sql = "SELECT u.id, u.password_hash FROM users u \
                            JOIN domains d ON d.id = u.domain_id \
                            WHERE u.id = $1 AND u.enabled = 1 AND d.enabled = 1";
-                match tx.query_opt(sql, params![id]).await? {
-                    Some(row) => Ok(Some((row.text("id")?, row.text("password_hash")?))),
-                    None => Ok(None),
-                }
+                Ok(tx.query_opt::<(String, String)>(sql, params![id]).await?)
             })
         })
         .await?;
@@ -260,8 +259,8 @@ async fn resolve(tx: &mut Tx, user_id: &str, wanted: &Wanted) -> Result<Scope, A
         Wanted::System => return permitted(tx, user_id, Scope::System).await,
         Wanted::Default => {
             let sql = "SELECT default_project_id FROM users WHERE id = $1";
-            let row = tx.query_opt(sql, params![user_id]).await?;
-            let Some(id) = row.map(|r| r.opt_text("default_project_id")).transpose()? else {
+            let row: Option<(Option<String>,)> = tx.query_opt(sql, params![user_id]).await?;
+            let Some((id,)) = row else {
                 return Ok(Scope::Unscoped);
             };
             let Some(scope) = tokens::scope_by_id(tx, "project", &id.unwrap_or_default()).await?

@@ -9,17 +9,25 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
-use berth_controller_core::store::{Row, StoreError};
-use berth_controller_core::{AppState, Call, Service};
+use berth_controller_core::{AppState, Call, Service, row};
 use serde_json::{Value, json};
 
+row! {
+    pub(super) struct Domain {
+        id: String,
+        name: String,
+        description: String,
+        enabled: bool,
+    }
+}
+
 /// With a domain, once it is disabled, goes all that is in it.
-pub(super) static DOMAIN: Resource = Resource {
+pub(super) static DOMAIN: Resource<Domain> = Resource {
     one: "domain",
     all: "domains",
     unique: "",
     view,
-    may_go: |row| match row.flag("enabled")? {
+    may_go: |domain| match domain.enabled {
         true => Err(forbidden(
             "A domain that is enabled cannot be deleted: disable it first.",
         )),
@@ -37,17 +45,16 @@ pub(super) static DOMAIN: Resource = Resource {
     ],
 };
 
-fn view(app: &AppState, row: &Row) -> Result<Value, StoreError> {
-    let id = row.text("id")?;
-    Ok(json!({
-        "links": self_link(app, "domains", &id),
-        "id": id,
-        "name": row.text("name")?,
-        "description": row.text("description")?,
-        "enabled": row.flag("enabled")?,
+fn view(app: &AppState, domain: &Domain) -> Value {
+    json!({
+        "links": self_link(app, "domains", &domain.id),
+        "id": domain.id,
+        "name": domain.name,
+        "description": domain.description,
+        "enabled": domain.enabled,
         "tags": [],
         "options": {},
-    }))
+    })
 }
 
 /// `GET /v3/domains`

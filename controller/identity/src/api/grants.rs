@@ -10,8 +10,8 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::get;
 use berth_controller_core::query::Params;
-use berth_controller_core::store::{Row, Tx, Value as Stored};
-use berth_controller_core::{ApiError, AppState, Call, params, tx};
+use berth_controller_core::store::{Tx, Value as Stored};
+use berth_controller_core::{ApiError, AppState, Call, params, row, tx};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -103,7 +103,7 @@ async fn check(call: Call, grant: Grant) -> Reply {
     let found = tx!(call, |tx| [grant] {
         let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
                    AND target_kind = $2 AND target_id = $3 AND role_id = $4";
-        Ok::<_, ApiError>(tx.query_opt(sql, &grant.key()).await?)
+        Ok::<_, ApiError>(tx.query_opt::<(String,)>(sql, &grant.key()).await?)
     })?;
     found.map(|_| no_content()).ok_or_else(|| grant.missing())
 }
@@ -149,7 +149,7 @@ async fn assignments(call: Call, query: Params) -> Reply {
     } else {
         (None, None)
     };
-    let rows = tx!(call, |tx| [user, role, target] {
+    let rows: Vec<Assignment> = tx!(call, |tx| [user, role, target] {
         let sql = "SELECT a.user_id, a.target_kind, a.target_id, a.role_id, \
                    u.name AS user_name, r.name AS role_name, u.domain_id AS user_domain, \
                    COALESCE(p.name, d.name, '') AS target_name, \
@@ -166,10 +166,8 @@ async fn assignments(call: Call, query: Params) -> Reply {
         Ok::<_, ApiError>(tx.query(sql, params![user, role, kind, target]).await?)
     })?;
     let names = query.flag("include_names") == Some(true);
-    let items: Vec<Value> = rows
-        .iter()
-        .map(|r| assignment(&call.app, r, names))
-        .collect::<Result<_, _>>()?;
+    let items = rows.iter().map(|row| row.view(&call.app, names));
+    let items = items.collect();
     Ok(collection(
         &call.app,
         "role_assignments",
@@ -178,35 +176,51 @@ async fn assignments(call: Call, query: Params) -> Reply {
     ))
 }
 
-fn assignment(app: &AppState, row: &Row, names: bool) -> Result<Value, ApiError> {
-    let (user, role) = (row.text("user_id")?, row.text("role_id")?);
-    let (kind, target) = (row.text("target_kind")?, row.text("target_id")?);
-    let mut item = json!({"user": {"id": user}, "role": {"id": role}});
-    let path = match kind.as_str() {
-        "system" => {
-            item["scope"] = json!({"system": {"all": true}});
-            "system".to_owned()
-        }
-        _ => {
-            item["scope"] = json!({kind.clone(): {"id": target}});
-            format!("{kind}s/{target}")
-        }
-    };
-    if names {
-        item["user"]["name"] = json!(row.text("user_name")?);
-        item["user"]["domain"] = json!({"id": row.text("user_domain")?});
-        item["role"]["name"] = json!(row.text("role_name")?);
-        if kind != "system" {
-            item["scope"][&kind]["name"] = json!(row.text("target_name")?);
-        }
-        if kind == "project" {
-            item["scope"]["project"]["domain"] = json!({"id": row.text("target_domain")?});
-        }
+row! {
+    struct Assignment {
+        user_id: String,
+        target_kind: String,
+        target_id: String,
+        role_id: String,
+        user_name: String,
+        role_name: String,
+        user_domain: String,
+        target_name: String,
+        target_domain: String,
     }
-    let link = format!(
-        "{}/identity/v3/{path}/users/{user}/roles/{role}",
-        app.base_url
-    );
-    item["links"] = json!({"assignment": link});
-    Ok(item)
+}
+
+impl Assignment {
+    fn view(&self, app: &AppState, names: bool) -> Value {
+        let (user, role) = (&self.user_id, &self.role_id);
+        let (kind, target) = (self.target_kind.as_str(), &self.target_id);
+        let mut item = json!({"user": {"id": user}, "role": {"id": role}});
+        let path = match kind {
+            "system" => {
+                item["scope"] = json!({"system": {"all": true}});
+                "system".to_owned()
+            }
+            _ => {
+                item["scope"] = json!({kind: {"id": target}});
+                format!("{kind}s/{target}")
+            }
+        };
+        if names {
+            item["user"]["name"] = json!(self.user_name);
+            item["user"]["domain"] = json!({"id": self.user_domain});
+            item["role"]["name"] = json!(self.role_name);
+            if kind != "system" {
+                item["scope"][kind]["name"] = json!(self.target_name);
+            }
+            if kind == "project" {
+                item["scope"]["project"]["domain"] = json!({"id": self.target_domain});
+            }
+        }
+        let link = format!(
+            "{}/identity/v3/{path}/users/{user}/roles/{role}",
+            app.base_url
+        );
+        item["links"] = json!({"assignment": link});
+        item
+    }
 }

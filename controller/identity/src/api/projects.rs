@@ -7,8 +7,8 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
-use berth_controller_core::store::{Row, StoreError};
-use berth_controller_core::{AppState, Call, Service, params, tx};
+use berth_controller_core::store::Json;
+use berth_controller_core::{AppState, Call, Service, params, row, tx};
 use serde_json::{Value, json};
 
 const FIELDS: [&str; 8] = [
@@ -22,8 +22,19 @@ const FIELDS: [&str; 8] = [
     "options",
 ];
 
+row! {
+    pub(super) struct Project {
+        id: String,
+        domain_id: String,
+        name: String,
+        description: String,
+        enabled: bool,
+        tags: Json<Value>,
+    }
+}
+
 /// With a project go the roles and tokens on it.
-pub(super) static PROJECT: Resource = Resource {
+pub(super) static PROJECT: Resource<Project> = Resource {
     one: "project",
     all: "projects",
     unique: " in that domain",
@@ -36,21 +47,19 @@ pub(super) static PROJECT: Resource = Resource {
     ],
 };
 
-fn view(app: &AppState, row: &Row) -> Result<Value, StoreError> {
-    let id = row.text("id")?;
-    let domain = row.text("domain_id")?;
-    Ok(json!({
-        "links": self_link(app, "projects", &id),
-        "id": id,
-        "name": row.text("name")?,
-        "description": row.text("description")?,
-        "enabled": row.flag("enabled")?,
-        "parent_id": domain,
-        "domain_id": domain,
+fn view(app: &AppState, project: &Project) -> Value {
+    json!({
+        "links": self_link(app, "projects", &project.id),
+        "id": project.id,
+        "name": project.name,
+        "description": project.description,
+        "enabled": project.enabled,
+        "parent_id": project.domain_id,
+        "domain_id": project.domain_id,
         "is_domain": false,
-        "tags": row.json::<Value>("tags")?,
+        "tags": project.tags.0,
         "options": {},
-    }))
+    })
 }
 
 /// `GET /v3/projects`
@@ -102,7 +111,8 @@ pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
         if !call.context.may_see(&id) {
             let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
                        AND target_kind = 'project' AND target_id = $2";
-            let role = tx.query_opt(sql, params![&call.context.user_id, &id]).await?;
+            let role: Option<(String,)> =
+                tx.query_opt(sql, params![&call.context.user_id, &id]).await?;
             if role.is_none() {
                 return Err(super::forbidden(
                     "You are not authorized to see this project.",
@@ -111,7 +121,7 @@ pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
         }
         PROJECT.load(tx, &id).await
     })?;
-    Ok(ok(PROJECT.body(&call.app, &row)?))
+    Ok(ok(PROJECT.body(&call.app, &row)))
 }
 
 /// `PATCH /v3/projects/{id}`

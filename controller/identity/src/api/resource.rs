@@ -1,10 +1,11 @@
 //! What projects, users, roles and domains have in common: a table, an id, and a name that no
-//! other has. Each gives its [`Resource`]; what is peculiar to it stays in its own file.
+//! other has. Each gives its [`Resource`] and the type of its rows; what is peculiar to it stays in its
+//! own file.
 
 use super::{Reply, admin_only, collection, conflict, created, no_content, not_found, ok};
 use berth_controller_core::body::Fields;
 use berth_controller_core::query::Params;
-use berth_controller_core::store::{Row, StoreError, Tx, Value as Stored};
+use berth_controller_core::store::{FromRow, StoreError, Tx, Value as Stored};
 use berth_controller_core::{ApiError, AppState, Call, params, tx};
 use serde_json::{Value, json};
 
@@ -22,8 +23,8 @@ pub(super) fn description(fields: &Fields<'_>) -> Result<Option<String>, ApiErro
     fields.text("description", MAX_DESCRIPTION)
 }
 
-/// One kind of resource. Its names are its own: they stand in SQL.
-pub(super) struct Resource {
+/// One kind of resource, whose rows are `R`. Its names are its own: they stand in SQL.
+pub(super) struct Resource<R: 'static> {
     /// One of them: in JSON and in messages.
     pub one: &'static str,
     /// All of them: in JSON, in paths, and the table.
@@ -31,19 +32,19 @@ pub(super) struct Resource {
     /// Where names are unique, if not everywhere.
     pub unique: &'static str,
     /// Renders one.
-    pub view: fn(&AppState, &Row) -> Result<Value, StoreError>,
+    pub view: fn(&AppState, &R) -> Value,
     /// Refuses that one is deleted.
-    pub may_go: fn(&Row) -> Result<(), ApiError>,
+    pub may_go: fn(&R) -> Result<(), ApiError>,
     /// What goes before it, in order; `$1` is its id.
     pub goes_with_it: &'static [&'static str],
 }
 
-impl Resource {
+impl<R: FromRow + Send> Resource<R> {
     /// One by its id.
     ///
     /// # Errors
     /// 404
-    pub async fn load(&self, tx: &mut Tx, id: &str) -> Result<Row, ApiError> {
+    pub async fn load(&self, tx: &mut Tx, id: &str) -> Result<R, ApiError> {
         let sql = format!("SELECT * FROM {} WHERE id = $1", self.all);
         let row = tx.query_opt(&sql, params![id]).await?;
         row.ok_or_else(|| not_found(self.one, id))
@@ -53,7 +54,7 @@ impl Resource {
     ///
     /// # Errors
     /// 409 for a name that is taken; 404 for a domain that is not there.
-    pub async fn insert(&self, tx: &mut Tx, columns: &[Column]) -> Result<Row, ApiError> {
+    pub async fn insert(&self, tx: &mut Tx, columns: &[Column]) -> Result<R, ApiError> {
         let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
         let marks: Vec<String> = (1..=columns.len()).map(|n| format!("${n}")).collect();
         let (names, marks) = (names.join(", "), marks.join(", "));
@@ -77,7 +78,7 @@ impl Resource {
     ///
     /// # Errors
     /// 409 for a name that is taken, 404
-    pub async fn change(&self, tx: &mut Tx, id: &str, columns: &[Column]) -> Result<Row, ApiError> {
+    pub async fn change(&self, tx: &mut Tx, id: &str, columns: &[Column]) -> Result<R, ApiError> {
         let sets: Vec<String> = columns
             .iter()
             .enumerate()
@@ -114,15 +115,14 @@ impl Resource {
     }
 
     /// `{"project": {...}}`
-    pub fn body(&self, app: &AppState, row: &Row) -> Result<Value, ApiError> {
-        Ok(json!({self.one: (self.view)(app, row)?}))
+    pub fn body(&self, app: &AppState, row: &R) -> Value {
+        json!({self.one: (self.view)(app, row)})
     }
 
     /// A list, at `path`.
-    pub fn collection(&self, app: &AppState, path: &str, rows: &[Row]) -> Reply {
+    pub fn collection(&self, app: &AppState, path: &str, rows: &[R]) -> Reply {
         let items = rows.iter().map(|row| (self.view)(app, row));
-        let items = items.collect::<Result<_, _>>()?;
-        Ok(collection(app, self.all, path, items))
+        Ok(collection(app, self.all, path, items.collect()))
     }
 
     /// Those that have what the query says of these columns.
@@ -164,14 +164,14 @@ impl Resource {
     /// Makes one.
     pub async fn create(&'static self, call: &Call, columns: Vec<Column>) -> Reply {
         let row = tx!(call, |tx| [columns] { self.insert(tx, &columns).await })?;
-        Ok(created(self.body(&call.app, &row)?))
+        Ok(created(self.body(&call.app, &row)))
     }
 
     /// Shows one.
     pub async fn show(&'static self, call: &Call, id: &str) -> Reply {
         let id = id.to_owned();
         let row = tx!(call, |tx| [id] { self.load(tx, &id).await })?;
-        Ok(ok(self.body(&call.app, &row)?))
+        Ok(ok(self.body(&call.app, &row)))
     }
 
     /// Changes one, if `may` says so of it as it is.
@@ -180,14 +180,14 @@ impl Resource {
         call: &Call,
         id: &str,
         columns: Vec<Column>,
-        may: fn(&Row, &[Column]) -> Result<(), ApiError>,
+        may: fn(&R, &[Column]) -> Result<(), ApiError>,
     ) -> Reply {
         let id = id.to_owned();
         let row = tx!(call, |tx| [id, columns] {
             may(&self.load(tx, &id).await?, &columns)?;
             self.change(tx, &id, &columns).await
         })?;
-        Ok(ok(self.body(&call.app, &row)?))
+        Ok(ok(self.body(&call.app, &row)))
     }
 
     /// Deletes one, and what goes with it. For administrators.

@@ -7,12 +7,20 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
-use berth_controller_core::store::{Row, StoreError, Value as Stored};
-use berth_controller_core::{ApiError, AppState, Call, Service};
+use berth_controller_core::store::Value as Stored;
+use berth_controller_core::{ApiError, AppState, Call, Service, row};
 use serde_json::{Value, json};
 
+row! {
+    pub(super) struct Role {
+        id: String,
+        name: String,
+        description: String,
+    }
+}
+
 /// With a role go its assignments.
-pub(super) static ROLE: Resource = Resource {
+pub(super) static ROLE: Resource<Role> = Resource {
     one: "role",
     all: "roles",
     unique: "",
@@ -21,22 +29,21 @@ pub(super) static ROLE: Resource = Resource {
     goes_with_it: &["DELETE FROM role_assignments WHERE role_id = $1"],
 };
 
-fn view(app: &AppState, row: &Row) -> Result<Value, StoreError> {
-    let id = row.text("id")?;
-    Ok(json!({
-        "links": self_link(app, "roles", &id),
-        "id": id,
-        "name": row.text("name")?,
-        "description": row.text("description")?,
+fn view(app: &AppState, role: &Role) -> Value {
+    json!({
+        "links": self_link(app, "roles", &role.id),
+        "id": role.id,
+        "name": role.name,
+        "description": role.description,
         "domain_id": null,
         "options": {},
-    }))
+    })
 }
 
 /// The roles that policies ask for by name keep their names.
-fn keep_built_in(row: &Row) -> Result<(), ApiError> {
-    let name = row.text("name")?;
-    if name == "reader" || name == "service" || !implied(&name).is_empty() {
+fn keep_built_in(role: &Role) -> Result<(), ApiError> {
+    let name = &role.name;
+    if name == "reader" || name == "service" || !implied(name).is_empty() {
         return Err(forbidden(format!(
             "The role {name} is built in: it can be neither renamed nor deleted."
         )));

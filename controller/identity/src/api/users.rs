@@ -8,8 +8,8 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
-use berth_controller_core::store::{Row, StoreError, Tx};
-use berth_controller_core::{ApiError, AppState, Call, Service, params, tx};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{ApiError, AppState, Call, Service, params, row, tx};
 use serde_json::{Value, json};
 
 const FIELDS: [&str; 8] = [
@@ -26,8 +26,21 @@ const FIELDS: [&str; 8] = [
 /// Ends all of a user's tokens.
 const REVOKE: &str = "DELETE FROM tokens WHERE user_id = $1";
 
+row! {
+    pub(super) struct User {
+        id: String,
+        domain_id: String,
+        name: String,
+        enabled: bool,
+        password_hash: String,
+        default_project_id: Option<String>,
+        email: Option<String>,
+        description: Option<String>,
+    }
+}
+
 /// With a user go their roles and tokens.
-pub(super) static USER: Resource = Resource {
+pub(super) static USER: Resource<User> = Resource {
     one: "user",
     all: "users",
     unique: " in that domain",
@@ -36,23 +49,26 @@ pub(super) static USER: Resource = Resource {
     goes_with_it: &[REVOKE, "DELETE FROM role_assignments WHERE user_id = $1"],
 };
 
-fn view(app: &AppState, row: &Row) -> Result<Value, StoreError> {
-    let id = row.text("id")?;
-    let mut user = json!({
-        "links": self_link(app, "users", &id),
-        "id": id,
-        "name": row.text("name")?,
-        "domain_id": row.text("domain_id")?,
-        "enabled": row.flag("enabled")?,
+fn view(app: &AppState, user: &User) -> Value {
+    let mut shown = json!({
+        "links": self_link(app, "users", &user.id),
+        "id": user.id,
+        "name": user.name,
+        "domain_id": user.domain_id,
+        "enabled": user.enabled,
         "password_expires_at": null,
         "options": {},
     });
-    for field in ["default_project_id", "email", "description"] {
-        if let Some(value) = row.opt_text(field)? {
-            user[field] = json!(value);
+    for (field, value) in [
+        ("default_project_id", &user.default_project_id),
+        ("email", &user.email),
+        ("description", &user.description),
+    ] {
+        if let Some(value) = value {
+            shown[field] = json!(value);
         }
     }
-    Ok(user)
+    shown
 }
 
 /// `GET /v3/users`
@@ -138,7 +154,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         ("password_hash", hash.into()),
     ]);
     let row = tx!(call, |tx| [id, columns, domain] {
-        let before = USER.load(tx, &id).await?.text("domain_id")?;
+        let before = USER.load(tx, &id).await?.domain_id;
         if domain.is_some_and(|domain| domain != before) {
             return Err(bad("user.domain_id cannot be changed."));
         }
@@ -147,7 +163,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         }
         USER.change(tx, &id, &columns).await
     })?;
-    Ok(ok(USER.body(&call.app, &row)?))
+    Ok(ok(USER.body(&call.app, &row)))
 }
 
 async fn revoke_all(tx: &mut Tx, user_id: &str) -> Result<(), StoreError> {
@@ -170,7 +186,7 @@ pub async fn change_password(call: Call, Path(id): Path<String>, bytes: Bytes) -
     };
     let (new, old) = (given("password")?, given("original_password")?);
     let stored = tx!(call, |tx| [id] {
-        Ok::<_, ApiError>(USER.load(tx, &id).await?.text("password_hash")?)
+        Ok::<_, ApiError>(USER.load(tx, &id).await?.password_hash)
     })?;
     if !password::verify(Some(stored), old).await.map_err(hashing)? {
         return Err(unauthorized("user.original_password is wrong."));

@@ -5,7 +5,7 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use berth_controller_core::query::Params;
-use berth_controller_core::{ApiError, AppState, RequestContext, time};
+use berth_controller_core::{ApiError, AppState, RequestContext, row, time};
 use serde_json::{Value, json};
 
 /// What is enforced, and nothing else: alias, name, what it says.
@@ -148,6 +148,18 @@ pub async fn version(State(app): State<AppState>) -> Response {
     ok(json!({"resources": resources}))
 }
 
+row! {
+    struct Host {
+        id: String,
+        hostname: String,
+        availability_zone: String,
+        enabled: bool,
+        forced_down: bool,
+        last_seen_at: i64,
+        created_at: i64,
+    }
+}
+
 /// `GET /v2.0/agents`: each host's agent wires its networks.
 pub async fn agents(
     State(app): State<AppState>,
@@ -156,32 +168,31 @@ pub async fn agents(
 ) -> Reply {
     let mut items = Vec::new();
     if context.is_admin {
-        let rows = app
+        let hosts = app
             .store
             .tx::<_, ApiError, _>(|tx| {
                 Box::pin(async move {
                     let sql = "SELECT id, hostname, availability_zone, enabled, forced_down, \
                                last_seen_at, created_at FROM hosts ORDER BY hostname";
-                    Ok(tx.query(sql, &[]).await?)
+                    Ok(tx.query::<Host>(sql, &[]).await?)
                 })
             })
             .await?;
         let now = app.clock.now_millis();
-        let patience = i64::from(app.control.service_down_time) * 1000;
-        for row in &rows {
-            let seen = row.int("last_seen_at")?;
+        for host in hosts {
+            let seen = host.last_seen_at;
             items.push(json!({
-                "id": row.text("id")?,
+                "id": host.id,
                 "agent_type": "Linux bridge agent",
                 "binary": "berth-agent",
                 "topic": "N/A",
-                "host": row.text("hostname")?,
-                "availability_zone": row.text("availability_zone")?,
-                "admin_state_up": row.flag("enabled")?,
-                "alive": !row.flag("forced_down")? && now - seen <= patience,
+                "host": host.hostname,
+                "availability_zone": host.availability_zone,
+                "admin_state_up": host.enabled,
+                "alive": app.control.is_up(seen, host.forced_down, now),
                 "heartbeat_timestamp": time::seconds(seen),
-                "created_at": time::seconds(row.int("created_at")?),
-                "started_at": time::seconds(row.int("created_at")?),
+                "created_at": time::seconds(host.created_at),
+                "started_at": time::seconds(host.created_at),
                 "configurations": {},
                 "description": null,
             }));
@@ -202,25 +213,21 @@ pub async fn agents(
 
 /// `GET /v2.0/availability_zones`
 pub async fn zones(State(app): State<AppState>, query: Params) -> Reply {
-    let rows = app
+    let zones = app
         .store
         .tx::<_, ApiError, _>(|tx| {
             Box::pin(async move {
                 let sql = "SELECT availability_zone, MAX(enabled) AS enabled FROM hosts \
                            GROUP BY availability_zone ORDER BY availability_zone";
-                Ok(tx.query(sql, &[]).await?)
+                Ok(tx.query::<(String, bool)>(sql, &[]).await?)
             })
         })
         .await?;
     let mut items = Vec::new();
-    for row in &rows {
-        let state = if row.flag("enabled")? {
-            "available"
-        } else {
-            "unavailable"
-        };
+    for (zone, enabled) in zones {
+        let state = if enabled { "available" } else { "unavailable" };
         items.push(json!({
-            "name": row.text("availability_zone")?, "resource": "network", "state": state,
+            "name": zone, "resource": "network", "state": state,
         }));
     }
     let fields = ["name", "resource", "state"];

@@ -189,9 +189,8 @@ pub async fn list(call: Call, query: Params) -> Reply {
         let all = networks::list(tx, &call.context).await?;
         let mut subnets: HashMap<String, Vec<String>> = HashMap::new();
         let sql = "SELECT id, network_id FROM subnets ORDER BY created_at, id";
-        for row in tx.query(sql, &[]).await? {
-            let of = subnets.entry(row.text("network_id")?).or_default();
-            of.push(row.text("id")?);
+        for (id, network_id) in tx.query(sql, &[]).await? {
+            subnets.entry(network_id).or_default().push(id);
         }
         Ok::<_, ApiError>((all, subnets))
     })?;

@@ -42,8 +42,7 @@ pub async fn list(call: Call, query: Params) -> Reply {
     let items = tx!(call, |tx| [] {
         let sql = "SELECT DISTINCT project_id FROM network_quotas ORDER BY project_id";
         let mut items = Vec::new();
-        for row in tx.query(sql, &[]).await? {
-            let project = row.text("project_id")?;
+        for (project,) in tx.query::<(String,)>(sql, &[]).await? {
             let mut item = limits(tx, &project).await?;
             item["project_id"] = json!(project);
             item["tenant_id"] = json!(project);

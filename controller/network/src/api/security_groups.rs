@@ -290,13 +290,12 @@ pub async fn create_rule(call: Call, bytes: Bytes) -> Reply {
 }
 
 async fn load_rule(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Rule, ApiError> {
-    let row = tx
+    let rule: Option<Rule> = tx
         .query_opt(
             "SELECT * FROM security_group_rules WHERE id = $1",
             params![id],
         )
         .await?;
-    let rule = row.as_ref().map(Rule::try_from).transpose()?;
     rule.filter(|r| context.may_see(&r.project_id))
         .ok_or_else(|| security_groups::missing_rule(id))
 }

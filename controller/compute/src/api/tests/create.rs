@@ -34,17 +34,17 @@ async fn a_create_is_accepted_with_everything_it_needs_written() {
         .store
         .tx(|tx| {
             Box::pin(async move {
-                let operations = tx.query("SELECT * FROM operations", params![]).await?;
-                let disks = tx.query("SELECT * FROM disks", params![]).await?;
+                let operations: Vec<(String, String)> = tx
+                    .query("SELECT kind, instance_id FROM operations", params![])
+                    .await?;
+                let disks: Vec<(i64,)> = tx.query("SELECT size_gib FROM disks", params![]).await?;
                 Ok::<_, StoreError>((operations, disks))
             })
         })
         .await
         .unwrap();
-    assert_eq!(rows.0.len(), 1);
-    assert_eq!(rows.0[0].text("kind").unwrap(), "create");
-    assert_eq!(rows.0[0].text("instance_id").unwrap(), id);
-    assert_eq!(rows.1[0].int("size_gib").unwrap(), 1);
+    assert_eq!(rows.0, [("create".to_owned(), id.to_owned())]);
+    assert_eq!(rows.1, [(1,)]);
 }
 
 #[tokio::test]
@@ -136,7 +136,12 @@ async fn a_request_that_is_wrong_gets_a_400_that_names_the_field_and_writes_noth
     let written = cloud
         .app
         .store
-        .tx(|tx| Box::pin(async move { tx.query("SELECT id FROM ports", params![]).await }))
+        .tx(|tx| {
+            Box::pin(async move {
+                tx.query::<(String,)>("SELECT id FROM ports", params![])
+                    .await
+            })
+        })
         .await
         .unwrap();
     assert!(written.is_empty());

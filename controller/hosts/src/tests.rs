@@ -1,0 +1,150 @@
+//! A report of a host, and an observer that notes what it is told.
+
+#![allow(clippy::unwrap_used)]
+
+use crate::{Observer, lineage, sync};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{AppState, Env, params};
+use berth_controller_identity::testing;
+use berth_rpc_types::link::{SyncReply, SyncRequest};
+use berth_rpc_types::{Capacity, HostId, InstanceId, Observation, VmmId, VmmState};
+use futures::future::BoxFuture;
+use std::sync::{Arc, Mutex};
+
+const HOST: HostId = HostId::from_u128(1);
+const KNOWN: VmmId = VmmId::from_u128(2);
+const CLOSED: VmmId = VmmId::from_u128(3);
+const UNKNOWN: VmmId = VmmId::from_u128(4);
+const INSTANCE: InstanceId = InstanceId::from_u128(5);
+
+/// Acknowledges what it is told, or not.
+struct Noting {
+    acknowledge: bool,
+    told: Mutex<Vec<(InstanceId, Observation)>>,
+}
+
+impl Observer for Noting {
+    fn observed<'a>(
+        &'a self,
+        _tx: &'a mut Tx,
+        _env: &'a Env,
+        instance_id: InstanceId,
+        seen: &'a Observation,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.told.lock().unwrap().push((instance_id, seen.clone()));
+        Box::pin(async { Ok(self.acknowledge) })
+    }
+}
+
+/// A host with a VMM that has been seen up to observation 5, and a closed one.
+async fn cloud() -> AppState {
+    let app = (*testing::app().await).clone();
+    lineage::ensure(&app.store, &app.env()).await.unwrap();
+    let written = app.store.tx::<_, StoreError, _>(|tx| {
+        Box::pin(async move {
+            tx.execute(
+                "INSERT INTO hosts (id, service_id, hostname, address, secret_hash, epoch, \
+                 availability_zone, enabled, forced_down, last_seen_at, agent_version, capacity, \
+                 generation, network_revision, created_at, updated_at) \
+                 VALUES ($1, 1, 'h', '', 'x', 7, 'nova', 1, 0, 0, '', '{}', 1, 3, 1, 1)",
+                params![HOST],
+            )
+            .await?;
+            for (id, deleted_at) in [(KNOWN, None), (CLOSED, Some(1_i64))] {
+                tx.execute(
+                    "INSERT INTO vmms (id, instance_id, host_id, role, state, sequence, observation, \
+                     created_at, deleted_at) VALUES ($1, $2, $3, 'active', 'running', 0, 5, 1, $4)",
+                    params![id, INSTANCE, HOST, deleted_at],
+                )
+                .await?;
+            }
+            Ok(())
+        })
+    });
+    written.await.unwrap();
+    app
+}
+
+fn seen(vmm_id: VmmId, observation: u64) -> Observation {
+    Observation {
+        vmm_id,
+        observation,
+        state: VmmState::Stopped,
+        error: None,
+    }
+}
+
+async fn report(
+    app: &AppState,
+    observer: &Arc<Noting>,
+    observations: Vec<Observation>,
+    epoch: u64,
+) -> SyncReply {
+    let lineage = app.store.tx(|tx| Box::pin(lineage::read(tx)));
+    let (lineage, counter) = lineage.await.unwrap();
+    let request = SyncRequest {
+        host_id: HOST,
+        hostname: "h".into(),
+        address: String::new(),
+        version: "1".into(),
+        starting: false,
+        epoch,
+        lineage: Some(lineage),
+        lineage_counter: counter,
+        capacity: Capacity::default(),
+        observations,
+    };
+    let env = app.env();
+    let folded = app.store.tx(|tx| {
+        let (env, observer, request) = (env.clone(), observer.clone(), request.clone());
+        Box::pin(async move { sync::fold(tx, &env, &*observer, &request).await })
+    });
+    folded.await.unwrap()
+}
+
+fn noting(acknowledge: bool) -> Arc<Noting> {
+    Arc::new(Noting {
+        acknowledge,
+        told: Mutex::default(),
+    })
+}
+
+#[tokio::test]
+async fn the_observer_is_told_what_is_new_of_a_guest_that_is_there() {
+    let (app, observer) = (cloud().await, noting(true));
+    let all = vec![
+        seen(KNOWN, 5),
+        seen(KNOWN, 6),
+        seen(CLOSED, 9),
+        seen(UNKNOWN, 1),
+    ];
+    let reply = report(&app, &observer, all.clone(), 7).await;
+    assert_eq!((reply.epoch, reply.network_revision), (7, 3));
+    // What is old, closed or nobody's is acknowledged, and told nobody.
+    let acknowledged: Vec<_> = all.iter().map(|o| (o.vmm_id, o.observation)).collect();
+    assert_eq!(reply.acknowledged, acknowledged);
+    assert_eq!(*observer.told.lock().unwrap(), [(INSTANCE, seen(KNOWN, 6))]);
+    let strays = app.store.tx::<_, StoreError, _>(|tx| {
+        Box::pin(tx.query::<(VmmId,)>("SELECT vmm_id FROM strays", params![]))
+    });
+    assert_eq!(strays.await.unwrap(), [(UNKNOWN,)]);
+}
+
+#[tokio::test]
+async fn what_the_observer_does_not_take_is_told_again() {
+    let (app, observer) = (cloud().await, noting(false));
+    for _ in 0..2 {
+        let reply = report(&app, &observer, vec![seen(KNOWN, 6)], 7).await;
+        assert_eq!(reply.acknowledged, []);
+    }
+    assert_eq!(observer.told.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_database_older_than_the_host_tells_nobody_anything() {
+    let (app, observer) = (cloud().await, noting(true));
+    let reply = report(&app, &observer, vec![seen(KNOWN, 6), seen(UNKNOWN, 1)], 8).await;
+    assert!(reply.refused.unwrap().contains("older"));
+    assert_eq!(reply.acknowledged, []);
+    assert!(observer.told.lock().unwrap().is_empty());
+}
