@@ -1,33 +1,25 @@
 //! The configuration before start, request by request.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-
 use super::*;
 
-/// A file that goes with the test.
-struct Disk(PathBuf);
+/// A file of this test alone, which goes with it.
+struct Disk(tempfile::NamedTempFile);
 
 impl Disk {
-    fn new(name: &str) -> Disk {
-        let path = std::env::temp_dir().join(format!("berth-res-{name}-{}", std::process::id()));
-        File::create(&path).unwrap().set_len(4096).unwrap();
-        Disk(path)
+    fn new() -> Disk {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        Disk(file)
     }
 
     fn drive(&self, id: &str, root: bool) -> api::Drive {
         api::Drive {
             drive_id: id.to_owned(),
             is_root_device: root,
-            path_on_host: Some(self.0.display().to_string()),
+            path_on_host: Some(self.0.path().display().to_string()),
             ..Default::default()
         }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -58,7 +50,7 @@ fn a_kernel_that_is_not_there_is_refused_in_firecrackers_words() {
 
 #[test]
 fn the_root_disk_is_the_first_and_the_only_one() {
-    let disk = Disk::new("root");
+    let disk = Disk::new();
     let mut resources = Resources::default();
     resources.put_drive(disk.drive("data", false)).unwrap();
     resources.put_drive(disk.drive("root", true)).unwrap();
@@ -76,7 +68,7 @@ fn the_root_disk_is_the_first_and_the_only_one() {
 
 #[test]
 fn a_drive_is_replaced_in_its_place_and_a_bad_replacement_changes_nothing() {
-    let disk = Disk::new("replace");
+    let disk = Disk::new();
     let mut resources = Resources::default();
     for id in ["a", "b", "c"] {
         resources.put_drive(disk.drive(id, false)).unwrap();
@@ -98,7 +90,7 @@ fn a_drive_is_replaced_in_its_place_and_a_bad_replacement_changes_nothing() {
 
 #[test]
 fn what_is_not_enforced_is_not_accepted() {
-    let disk = Disk::new("limits");
+    let disk = Disk::new();
     let mut resources = Resources::default();
     let limited = api::Drive {
         rate_limiter: Some(Default::default()),
@@ -154,7 +146,7 @@ fn impossible_machines_are_refused_and_the_old_one_stays() {
 
 #[test]
 fn an_id_is_one_devices_only() {
-    let disk = Disk::new("ids");
+    let disk = Disk::new();
     let mut resources = Resources::default();
     resources.put_drive(disk.drive("eth0", false)).unwrap();
     let net = api::NetworkInterface {
@@ -185,12 +177,12 @@ fn a_directory_is_no_disk() {
 
 #[test]
 fn a_plan_has_the_disks_first_and_the_whole_command_line() {
-    let disk = Disk::new("plan");
+    let disk = Disk::new();
     let mut resources = Resources::default();
     assert!(resources.take_plan().unwrap().is_none());
     resources
         .set_boot_source(api::BootSource {
-            kernel_image_path: disk.0.display().to_string(),
+            kernel_image_path: disk.0.path().display().to_string(),
             boot_args: Some("console=ttyS0".into()),
             initrd_path: None,
         })
@@ -206,7 +198,7 @@ fn a_plan_has_the_disks_first_and_the_whole_command_line() {
 
 #[test]
 fn an_id_that_no_thread_could_have_is_refused_also_from_a_file() {
-    let disk = Disk::new("ids");
+    let disk = Disk::new();
     let long = "x".repeat(65);
     for id in ["", "a\0b", "a\nb", "\u{1b}[2J", &long] {
         let mut resources = Resources::default();
