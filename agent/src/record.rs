@@ -4,7 +4,7 @@
 //! that concern it (sequences, tombstones, observation numbers) are decided in one place.
 
 use berth_rpc_types::{
-    Command, CommandResult, Envelope, MessageId, Observation, Outcome, VmmId, VmmSpec, VmmState,
+    Command, CommandResult, Envelope, MessageId, Observation, Seen, VmmId, VmmSpec, VmmState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -234,6 +234,14 @@ impl VmmRecord {
             .find(|e| e.envelope.message_id == message_id)
     }
 
+    /// The state, with its number.
+    pub const fn seen(&self) -> Seen {
+        Seen {
+            state: self.state,
+            observation: self.observation,
+        }
+    }
+
     /// Notes a state; a change raises the observation number.
     pub fn see(&mut self, state: VmmState, error: Option<String>) {
         if self.state != state || self.error != error {
@@ -245,13 +253,7 @@ impl VmmRecord {
 
     /// Ends a command with its answer, and lets go of the oldest answers.
     pub fn conclude(&mut self, message_id: MessageId, result: CommandResult) {
-        let gone = matches!(
-            result.outcome,
-            Outcome::Done {
-                state: VmmState::Deleted,
-                ..
-            }
-        );
+        let gone = result.outcome.is_done_in(VmmState::Deleted);
         if let Some(entry) = self.entry_mut(message_id) {
             entry.phase = Phase::Done {
                 result: Box::new(result),

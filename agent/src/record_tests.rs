@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use berth_rpc_types::{HostId, OperationId};
+use berth_rpc_types::{HostId, OperationId, Outcome};
 
 fn envelope(message: u128, sequence: u64, attempt: u32, command: &Command) -> Envelope {
     Envelope {
@@ -14,6 +14,10 @@ fn envelope(message: u128, sequence: u64, attempt: u32, command: &Command) -> En
         vmm_id: VmmId::from_u128(1),
         sequence,
         host_epoch: 1,
+        command: String::new(),
+        subject: None,
+        host_number: None,
+        lineage: String::new(),
         begin_by: None,
         silence_limit: 60,
         method: command.method().into(),
@@ -40,11 +44,7 @@ fn result(envelope: &Envelope, outcome: Outcome) -> CommandResult {
 }
 
 fn done(state: VmmState) -> Outcome {
-    Outcome::Done {
-        state,
-        observation: 1,
-        spans: Vec::new(),
-    }
+    Outcome::done(state, 1)
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 fn state(outcome: &Outcome) -> VmmState {
     match outcome {
-        Outcome::Done { state, .. } => *state,
+        Outcome::Done { answer, .. } => answer.seen().unwrap().state,
         other => panic!("not done: {other:?}"),
     }
 }
@@ -249,7 +249,7 @@ async fn a_build_that_fails_is_undone_whole_whatever_step_it_was() {
             message,
             undone,
             retry_elsewhere,
-            state,
+            seen: Some(seen),
             ..
         } = outcome
         else {
@@ -257,7 +257,7 @@ async fn a_build_that_fails_is_undone_whole_whatever_step_it_was() {
         };
         assert_eq!(message, format!("no {step} today"));
         assert!(
-            undone && retry_elsewhere && state == VmmState::Deleted,
+            undone && retry_elsewhere && seen.state == VmmState::Deleted,
             "{step}"
         );
         assert!(rig.machine.guests().is_empty(), "{step} left something");
@@ -272,16 +272,9 @@ async fn a_start_that_fails_keeps_the_disks() {
     rig.machine
         .fail_next("start_process", DriverError::host("no", "test"));
     let outcome = rig.order(vmm(1), 3, &start()).await;
-    assert!(
-        matches!(
-            outcome,
-            Outcome::Failed {
-                state: VmmState::Stopped,
-                ..
-            }
-        ),
-        "{outcome:?}"
-    );
+    let seen = outcome.seen().map(|seen| seen.state);
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert_eq!(seen, Some(VmmState::Stopped));
     assert!(
         rig.machine
             .guest(vmm(1))

@@ -51,7 +51,7 @@ fn orders() -> Vec<(VmmId, u64, Command)> {
 }
 
 fn as_expected(index: usize, outcome: &Outcome) -> bool {
-    let done = |wanted| matches!(outcome, Outcome::Done { state, .. } if *state == wanted);
+    let done = |wanted| outcome.is_done_in(wanted);
     match index {
         0 | 2 | 4 | 6 => done(VmmState::Running),
         1 => done(VmmState::Stopped),
@@ -145,6 +145,10 @@ async fn child() {
             vmm_id,
             sequence,
             host_epoch: 1,
+            command: String::new(),
+            subject: None,
+            host_number: None,
+            lineage: String::new(),
             begin_by: None,
             silence_limit: 60,
             method: command.method().into(),

@@ -74,10 +74,7 @@ async fn what_another_version_began_is_neither_answered_nor_undone() {
         assert_eq!(rig.answer_to(&begun).await, superseded);
         assert_eq!(rig.answer_to(&after).await, superseded);
         let gone = rig.answer_to(&delete).await;
-        assert!(
-            matches!(gone, Outcome::Done { state, .. } if state == VmmState::Deleted),
-            "{gone:?}"
-        );
+        assert!(gone.is_done_in(VmmState::Deleted), "{gone:?}");
         assert!(rig.machine.guests().is_empty());
     }
 }
@@ -95,7 +92,7 @@ async fn what_another_version_accepted_and_never_began_leaves_nothing() {
     assert!(said, "{outcome:?}");
     // The guest is none the worse.
     let outcome = rig.order(vmm(1), 3, &Command::Pause).await;
-    let paused = matches!(outcome, Outcome::Done { state, .. } if state == VmmState::Paused);
+    let paused = outcome.is_done_in(VmmState::Paused);
     assert!(paused, "{outcome:?}");
 }
 

@@ -69,16 +69,7 @@ async fn a_delete_of_what_was_lost_is_answered() {
         .await;
     rig.told(vmm(1), |o| o.state == VmmState::Deleted).await;
     let outcome = rig.order(vmm(1), 2, &Command::Delete).await;
-    assert!(
-        matches!(
-            outcome,
-            Outcome::Done {
-                state: VmmState::Deleted,
-                ..
-            }
-        ),
-        "{outcome:?}"
-    );
+    assert!(outcome.is_done_in(VmmState::Deleted), "{outcome:?}");
     let refused = rig.order(vmm(1), 3, &build()).await;
     assert!(matches!(refused, Outcome::Failed { .. }), "{refused:?}");
 }
@@ -99,16 +90,7 @@ async fn a_stranger_is_left_alone_reported_and_only_deleted_by_order() {
     );
     assert!(rig.machine.guest(vmm(9)).is_some());
     let outcome = rig.order(vmm(9), 2, &Command::Delete).await;
-    assert!(
-        matches!(
-            outcome,
-            Outcome::Done {
-                state: VmmState::Deleted,
-                ..
-            }
-        ),
-        "{outcome:?}"
-    );
+    assert!(outcome.is_done_in(VmmState::Deleted), "{outcome:?}");
     assert!(rig.machine.guest(vmm(9)).is_none());
 }
 

@@ -127,8 +127,9 @@ impl Controller {
                 Arc::clone(&rng),
             )?,
         };
-        let app = app_state(&config, store, transport, clock, rng, address);
-        hosts::lineage::ensure(&app.store, &app.env()).await?;
+        let mut app = app_state(&config, store, transport, clock, rng, address);
+        let lineage = hosts::lineage::ensure(&app.store, &app.env()).await?;
+        app.lineage = lineage.into();
         let stop = CancellationToken::new();
         let tasks = start_tasks(&app, &stop);
         tasks.spawn(serve::serve(
@@ -197,6 +198,7 @@ fn app_state(
         base_url: base_url.trim_end_matches('/').into(),
         image_dir: Arc::new(config.images()),
         control: Arc::new(config.control.clone()),
+        lineage: "".into(),
         wake: Arc::default(),
         wake_outbox: Arc::default(),
         metrics: Arc::default(),

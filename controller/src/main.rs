@@ -111,6 +111,8 @@ async fn create_token(config: &Config, lifetime: u32) -> anyhow::Result<ExitCode
     let env = Env {
         clock: Arc::new(SystemClock::default()),
         rng: Arc::new(SystemRng),
+        control: Arc::new(config.control.clone()),
+        lineage: "".into(),
     };
     let token = hosts::join::create_token(&store, &env, lifetime).await?;
     println!("{token}");

@@ -10,7 +10,7 @@ use crate::journal::JournalError;
 use crate::progress::Progress;
 use crate::record::{Entry, Failure, Phase};
 use berth_rpc::kill_point;
-use berth_rpc_types::{Command, Outcome, VmmState};
+use berth_rpc_types::{Answer, Command, Outcome, Seen, VmmState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -265,9 +265,9 @@ impl Engine {
         tracing::info!(%state, "done");
         self.conclude_with(entry, move |record| {
             record.see(state, error);
+            let observation = record.observation;
             Outcome::Done {
-                state,
-                observation: record.observation,
+                answer: Answer::Vmm(Seen { state, observation }),
                 spans,
             }
         })
@@ -296,8 +296,7 @@ impl Engine {
                 detail: failure.detail,
                 undone,
                 retry_elsewhere: failure.retry_elsewhere,
-                state: record.state,
-                observation: record.observation,
+                seen: Some(record.seen()),
             }
         })
         .await

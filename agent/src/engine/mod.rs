@@ -22,7 +22,10 @@ use crate::journal::{Journal, JournalError};
 use crate::record::{Entry, Verdict, VmmRecord};
 use berth_rpc::clock::{Clock, Rng};
 use berth_rpc::{Delivery, Transport, kill_point};
-use berth_rpc_types::{Command, CommandError, Envelope, HostId, Outcome, VmmId, VmmState};
+use berth_rpc_types::{
+    Command, CommandError, Envelope, HostId, METHOD_VERSION_MAX, METHOD_VERSION_MIN, Outcome, Seen,
+    SubjectKind, VmmId, VmmState,
+};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -202,6 +205,11 @@ impl Engine {
         envelope: &Envelope,
     ) -> Result<Result<(), Outcome>, JournalError> {
         let vmm_id = envelope.vmm_id;
+        // This release keeps records of VMMs only.
+        if envelope.subject().kind != SubjectKind::Vmm {
+            let (min, max) = (METHOD_VERSION_MIN, METHOD_VERSION_MAX);
+            return Ok(Err(Outcome::Unsupported { min, max }));
+        }
         let known = self.journal.vmm(vmm_id);
         // What was accepted keeps its answer: in an earlier epoch, or by another version.
         match known.as_ref().and_then(|r| r.recall(envelope.message_id)) {
@@ -214,16 +222,17 @@ impl Engine {
             return Ok(Err(Outcome::StaleEpoch { current }));
         }
         let left = |undone: bool, message: String, detail: &str| {
-            let (state, observation) = known
-                .as_ref()
-                .map_or((VmmState::Deleted, 0), |r| (r.state, r.observation));
+            let never = Seen {
+                state: VmmState::Deleted,
+                observation: 0,
+            };
+            let seen = known.as_ref().map_or(never, |record| record.seen());
             Outcome::Failed {
                 message,
                 detail: detail.to_owned(),
                 undone,
                 retry_elsewhere: false,
-                state,
-                observation,
+                seen: Some(seen),
             }
         };
         let refused = |message: String, detail: &str| left(true, message, detail);

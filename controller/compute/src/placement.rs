@@ -29,17 +29,18 @@ pub enum PlacementError {
     Store(#[from] StoreError),
 }
 
-/// Chooses the best host for an instance, claims it, and makes the VMM's row there.
+/// Chooses the best host for an instance, claims it, and makes the row of a VMM there that is to
+/// take over ([`hand_over`]).
 ///
 /// # Errors
 /// [`PlacementError::NoValidHost`] with the reasons, for the server's fault.
 pub async fn select_and_claim(
     tx: &mut Tx,
     env: &Env,
-    control: &ControlSettings,
     instance: &Instance,
     excluded: &[HostId],
 ) -> Result<Target, PlacementError> {
+    let control = &*env.control;
     let hosts = snapshot(tx, env.now(), control).await?;
     let request = request(tx, instance, excluded).await?;
     let draw = u64::try_from(env.rng.bits() >> 64).unwrap_or(0);
@@ -98,29 +99,42 @@ async fn claim(
             vmm_id,
             instance.id,
             host_id,
-            VmmRole::Active.as_str(),
+            VmmRole::Target.as_str(),
             VmmState::Building.as_str(),
             now
         ],
     )
     .await?;
+    Ok(Some(Target { vmm_id, host_id }))
+}
+
+/// Makes a VMM the instance's active one: it is on that host from now on, with its disks. The one
+/// before it becomes a source, which waits to be removed. Safe to do twice.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn hand_over(tx: &mut Tx, id: InstanceId, to: Target) -> Result<(), StoreError> {
+    let Target { vmm_id, host_id } = to;
+    let (active, source) = (VmmRole::Active.as_str(), VmmRole::Source.as_str());
     tx.execute(
-        "UPDATE instances SET host_id = $1, active_vmm_id = $2, availability_zone = $3, \
-         generation = generation + 1 WHERE id = $4",
-        params![
-            host_id,
-            vmm_id,
-            &host.snapshot.availability_zone,
-            instance.id
-        ],
+        "UPDATE vmms SET role = CASE WHEN id = $1 THEN $2 ELSE $3 END \
+         WHERE instance_id = $4 AND deleted_at IS NULL AND (id = $1 OR role = $2)",
+        params![vmm_id, active, source, id],
+    )
+    .await?;
+    tx.execute(
+        "UPDATE instances SET host_id = $1, active_vmm_id = $2, availability_zone = \
+         (SELECT h.availability_zone FROM hosts h WHERE h.id = $1), \
+         generation = generation + 1 WHERE id = $3",
+        params![host_id, vmm_id, id],
     )
     .await?;
     tx.execute(
         "UPDATE disks SET host_id = $1 WHERE instance_id = $2",
-        params![host_id, instance.id],
+        params![host_id, id],
     )
     .await?;
-    Ok(Some(Target { vmm_id, host_id }))
+    Ok(())
 }
 
 /// Gives back what a VMM held, once its agent answered that nothing is left of it. The VMM's row

@@ -1,54 +1,23 @@
 //! Which action is allowed in which state, what it is called while it runs, and what it leaves.
 //!
-//! This table is the only place: the API refuses by it, the workflows write what it says, and
-//! `docs/states.md` is rendered from it (a test compares them). States are Nova's:
+//! The table is the kinds' own lines ([`crate::workflow::Kind`]), and the only place: the API refuses
+//! by it, the workflows write what it says, and `docs/states.md` is rendered from it (a test
+//! compares them). States are Nova's:
 //! `vm_state` is stable and changes only when a task ends, `task_state` is what is being done
 //! now, `power_state` is what the agent saw last.
 
+use crate::workflow::Kind;
 use berth_rpc_types::{Stored, TaskState, VmState};
 use std::fmt::Write as _;
 
-/// What can be done to an instance. The text is Nova's name in `os-instance-actions`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Make it, and run it.
-    Create,
-    /// Run a stopped one.
-    Start,
-    /// Ask the guest to power off; end it after its grace.
-    Stop,
-    /// Through the guest's own shutdown.
-    RebootSoft,
-    /// End the process and run it again.
-    RebootHard,
-    /// vCPUs stand still.
-    Pause,
-    /// vCPUs go on.
-    Unpause,
-    /// Remove it and all it has.
-    Delete,
-}
-
-impl Action {
-    /// Nova's name of the action, as `os-instance-actions` shows it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Start => "start",
-            Self::Stop => "stop",
-            Self::RebootSoft | Self::RebootHard => "reboot",
-            Self::Pause => "pause",
-            Self::Unpause => "unpause",
-            Self::Delete => "delete",
-        }
-    }
-}
-
-/// One row of the table.
+/// One line of the table: an action that can be done to an instance. A kind of operation has one,
+/// or one for each of its variants; it stands in the kind's file.
 #[derive(Debug)]
 pub struct Transition {
-    /// What is asked.
-    pub action: Action,
+    /// Nova's name of the action, as `os-instance-actions` shows it.
+    pub action: &'static str,
+    /// Tells the lines of one action apart; else empty.
+    pub variant: &'static str,
     /// The `vm_state`s it is allowed in. All others are refused with 409.
     pub from: &'static [VmState],
     /// The `task_state`s while it runs, in order. The first is set in the request's own transaction.
@@ -63,90 +32,13 @@ pub struct Transition {
     pub preempts: bool,
 }
 
-use Action as A;
 use TaskState as T;
 use VmState as V;
 
-/// The table.
-pub const TRANSITIONS: &[Transition] = &[
-    Transition {
-        action: A::Create,
-        from: &[V::Building],
-        tasks: &[
-            T::Scheduling,
-            T::Networking,
-            T::BlockDeviceMapping,
-            T::Spawning,
-        ],
-        done: V::Active,
-        failed: Some(V::Error),
-        launched: false,
-        preempts: false,
-    },
-    Transition {
-        action: A::Start,
-        from: &[V::Stopped],
-        tasks: &[T::PoweringOn],
-        done: V::Active,
-        failed: None,
-        launched: true,
-        preempts: false,
-    },
-    Transition {
-        action: A::Stop,
-        from: &[V::Active, V::Error],
-        tasks: &[T::PoweringOff],
-        done: V::Stopped,
-        failed: None,
-        launched: true,
-        preempts: false,
-    },
-    Transition {
-        action: A::RebootSoft,
-        from: &[V::Active],
-        tasks: &[T::Rebooting],
-        done: V::Active,
-        failed: Some(V::Error),
-        launched: true,
-        preempts: false,
-    },
-    Transition {
-        action: A::RebootHard,
-        from: &[V::Active, V::Stopped, V::Paused, V::Error],
-        tasks: &[T::RebootingHard],
-        done: V::Active,
-        failed: Some(V::Error),
-        launched: true,
-        preempts: false,
-    },
-    Transition {
-        action: A::Pause,
-        from: &[V::Active],
-        tasks: &[T::Pausing],
-        done: V::Paused,
-        failed: None,
-        launched: true,
-        preempts: false,
-    },
-    Transition {
-        action: A::Unpause,
-        from: &[V::Paused],
-        tasks: &[T::Unpausing],
-        done: V::Active,
-        failed: None,
-        launched: true,
-        preempts: false,
-    },
-    Transition {
-        action: A::Delete,
-        from: &[V::Building, V::Active, V::Stopped, V::Paused, V::Error],
-        tasks: &[T::Deleting],
-        done: V::Deleted,
-        failed: Some(V::Error),
-        launched: false,
-        preempts: true,
-    },
-];
+/// The table: every line of every kind, in order.
+pub fn transitions() -> impl Iterator<Item = &'static Transition> {
+    Kind::ALL.iter().flat_map(|kind| kind.machine().about.lines)
+}
 
 /// Why an action is refused; rendered as Nova words it by [`Refusal::message`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,24 +74,16 @@ impl Refusal {
     }
 }
 
-/// The row of an action.
-pub fn transition(action: Action) -> &'static Transition {
-    // Every action has exactly one row: a test says so.
-    let found = TRANSITIONS.iter().find(|row| row.action == action);
-    found.unwrap_or(&TRANSITIONS[0])
-}
-
-/// Whether `action` may begin now. Nothing may in a state that only a newer controller knows.
+/// Whether an action may begin now. Nothing may in a state that only a newer controller knows.
 ///
 /// # Errors
 /// [`Refusal`], checked in Nova's order: launched, vm state, task state.
 pub fn check(
-    action: Action,
+    row: &Transition,
     vm_state: &Stored<VmState>,
     task_state: Option<&Stored<TaskState>>,
     launched: bool,
-) -> Result<&'static Transition, Refusal> {
-    let row = transition(action);
+) -> Result<(), Refusal> {
     if !vm_state
         .known()
         .is_some_and(|state| row.from.contains(&state))
@@ -215,7 +99,7 @@ pub fn check(
     if row.launched && !launched {
         return Err(Refusal::NotLaunched);
     }
-    Ok(row)
+    Ok(())
 }
 
 /// Nova's `status`, from the two states.
@@ -253,15 +137,14 @@ pub fn render() -> String {
     let join = |names: Vec<&str>| names.join(", ");
     let mut out = String::from(
         "# States and transitions of a server\n\n\
-         Made from `controller/compute/src/states.rs`; a test compares the two. States are Nova's.\n\n\
+         Made from the kinds of operation (`controller/compute/src/workflow/kinds`); a test compares the two. States are Nova's.\n\n\
          | action | allowed in vm_state | task_state while it runs | vm_state after | after failure | during another task |\n\
          | --- | --- | --- | --- | --- | --- |\n",
     );
-    for row in TRANSITIONS {
-        let name = match row.action {
-            A::RebootSoft => "reboot (SOFT)",
-            A::RebootHard => "reboot (HARD)",
-            other => other.as_str(),
+    for row in transitions() {
+        let name = match row.variant {
+            "" => row.action.to_owned(),
+            variant => format!("{} ({variant})", row.action),
         };
         // Writing to a String cannot fail.
         let _ = writeln!(
@@ -293,26 +176,31 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const ALL: &[Action] = &[
-        A::Create,
-        A::Start,
-        A::Stop,
-        A::RebootSoft,
-        A::RebootHard,
-        A::Pause,
-        A::Unpause,
-        A::Delete,
-    ];
+    fn line(kind: Kind) -> &'static Transition {
+        &kind.machine().about.lines[0]
+    }
 
     #[test]
-    fn every_action_has_exactly_one_row() {
-        for action in ALL {
-            let rows = TRANSITIONS.iter().filter(|r| r.action == *action).count();
-            assert_eq!(rows, 1, "{action:?}");
-            assert_eq!(transition(*action).action, *action);
-            assert!(!transition(*action).tasks.is_empty());
+    fn every_kind_has_lines_of_one_action_and_names_one_of_them() {
+        for kind in Kind::ALL {
+            let about = kind.machine().about;
+            assert!(!about.lines.is_empty(), "{kind:?}");
+            for given in [
+                serde_json::json!({}),
+                serde_json::json!({"soft": true}),
+                serde_json::Value::Null,
+            ] {
+                assert!((about.line)(&given) < about.lines.len(), "{kind:?}");
+            }
+            for line in about.lines {
+                assert_eq!(line.action, about.lines[0].action);
+                assert!(!line.tasks.is_empty() && !line.from.is_empty());
+            }
         }
-        assert_eq!(TRANSITIONS.len(), ALL.len());
+        let mut names: Vec<_> = transitions().map(|l| (l.action, l.variant)).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), transitions().count());
     }
 
     #[test]
@@ -332,32 +220,32 @@ mod tests {
 
     #[test]
     fn a_refusal_is_worded_as_nova_words_it() {
-        let refusal = check(A::Stop, &V::Stopped.into(), None, true).unwrap_err();
+        let refusal = check(line(Kind::Stop), &V::Stopped.into(), None, true).unwrap_err();
         assert_eq!(
             refusal.message("stop", &"i-1"),
             "Cannot 'stop' instance i-1 while it is in vm_state stopped"
         );
         let task = T::PoweringOff.into();
-        let busy = check(A::Pause, &V::Active.into(), Some(&task), true).unwrap_err();
+        let busy = check(line(Kind::Pause), &V::Active.into(), Some(&task), true).unwrap_err();
         assert_eq!(
             busy.message("pause", &"i-1"),
             "Cannot 'pause' instance i-1 while it is in task_state powering-off"
         );
         assert_eq!(
-            check(A::Stop, &V::Error.into(), None, false).unwrap_err(),
+            check(line(Kind::Stop), &V::Error.into(), None, false).unwrap_err(),
             Refusal::NotLaunched
         );
     }
 
     #[test]
     fn nothing_begins_in_a_state_that_only_a_newer_controller_knows() {
-        for action in ALL {
+        for action in transitions() {
             let resized = Stored::of("resized");
-            let refusal = check(*action, &resized, None, true).unwrap_err();
+            let refusal = check(action, &resized, None, true).unwrap_err();
             assert!(refusal.message("x", &"i").ends_with("in vm_state resized"));
             let task = Stored::of("migrating");
-            let from = transition(*action).from[0].into();
-            let refusal = check(*action, &from, Some(&task), true).unwrap_err();
+            let from = action.from[0].into();
+            let refusal = check(action, &from, Some(&task), true).unwrap_err();
             assert!(
                 refusal
                     .message("x", &"i")
@@ -368,10 +256,14 @@ mod tests {
 
     #[test]
     fn only_delete_pre_empts_a_task() {
-        for action in ALL {
-            for state in transition(*action).from {
-                let busy = check(*action, &(*state).into(), Some(&T::Spawning.into()), true);
-                assert_eq!(busy.is_ok(), *action == A::Delete, "{action:?} in {state}");
+        for action in transitions() {
+            for state in action.from {
+                let busy = check(action, &(*state).into(), Some(&T::Spawning.into()), true);
+                assert_eq!(
+                    busy.is_ok(),
+                    action.action == "delete",
+                    "{action:?} in {state}"
+                );
             }
         }
     }

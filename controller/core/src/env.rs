@@ -1,16 +1,21 @@
-//! Time and chance for whatever runs inside a transaction.
+//! Time, chance and the shared settings, for whatever runs inside a transaction.
 
+use crate::ControlSettings;
 use berth_rpc::clock::{Clock, Rng};
 use berth_rpc_types::{InstanceId, MessageId, OperationId, PortId, VmmId};
 use std::sync::Arc;
 
-/// The injected clock and randomness. Cheap to clone.
+/// The injected clock and randomness, and the settings. Cheap to clone.
 #[derive(Clone)]
 pub struct Env {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub rng: Arc<dyn Rng>,
+    /// What every controller of this cloud agrees on.
+    pub control: Arc<ControlSettings>,
+    /// The database's lineage (PROTOCOL.md, rule 5); empty before it has one.
+    pub lineage: Arc<str>,
 }
 
 macro_rules! draws {

@@ -4,11 +4,11 @@
 use berth_controller_core::store::{Store, StoreError, Tx};
 use berth_controller_core::{AppState, Env, params};
 
-/// Makes the lineage of a new database.
+/// Makes the lineage of a new database; gives what it is.
 ///
 /// # Errors
 /// [`StoreError`]
-pub async fn ensure(store: &Store, env: &Env) -> Result<(), StoreError> {
+pub async fn ensure(store: &Store, env: &Env) -> Result<String, StoreError> {
     let lineage = env.uuid().to_string();
     store
         .tx(|tx| {
@@ -21,7 +21,7 @@ pub async fn ensure(store: &Store, env: &Env) -> Result<(), StoreError> {
                     )
                     .await?;
                 }
-                Ok(())
+                Ok(read(tx).await?.0)
             })
         })
         .await

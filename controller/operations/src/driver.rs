@@ -3,12 +3,14 @@
 //! Guarantees: the state and the effects of a step commit together or not at all, and no step is
 //! done twice, whichever controllers run it. No leader, no lease: the row decides.
 
-use crate::{Engine, Event, Folded, Opened, Operation};
+use crate::decide::Kept;
+use crate::{Engine, Event, Folded, Kinds, Opened, Operation, Signal, children, timers};
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{AppState, params};
+use berth_controller_core::{AppState, Env, params};
 use berth_rpc::kill_point;
 use berth_rpc_types::OperationId;
 use futures::StreamExt as _;
+use serde::Deserialize as _;
 use std::time::Duration;
 use tracing::Instrument as _;
 
@@ -87,7 +89,7 @@ async fn drive(engine: &Engine, id: OperationId) {
             .tx(|tx| {
                 let engine = engine.clone();
                 Box::pin(async move {
-                    let advanced = fold(tx, &engine, id, Event::Run).await?;
+                    let advanced = round(tx, &engine, id).await?;
                     kill_point!("controller.step.uncommitted");
                     Ok::<_, StoreError>(advanced)
                 })
@@ -131,6 +133,52 @@ async fn postpone(app: &AppState, id: OperationId) {
     }
 }
 
+/// One turn of an operation that is due: a timer that ran out, or news of its children, or the step.
+///
+/// # Errors
+/// [`StoreError`]; the caller's transaction then rolls back whole.
+pub async fn round(tx: &mut Tx, engine: &Engine, id: OperationId) -> Result<Advanced, StoreError> {
+    let (kinds, env) = (&*engine.kinds, engine.app.env());
+    let mut operation = match opened(tx, kinds, id).await? {
+        Ok(operation) => operation,
+        Err(nothing) => return Ok(nothing),
+    };
+    let event = waited_for(tx, kinds, &env, &mut operation).await?;
+    let is_run = event == Event::Run;
+    let advanced = folded(tx, kinds, &env, &operation, event).await?;
+    // The step that it may have been woken for has its turn after what it waited for.
+    Ok(match advanced {
+        Advanced::Waits if !is_run => Advanced::Again,
+        other => other,
+    })
+}
+
+async fn waited_for(
+    tx: &mut Tx,
+    kinds: &dyn Kinds,
+    env: &Env,
+    operation: &mut Operation,
+) -> Result<Event, StoreError> {
+    let kept = Kept::deserialize(&operation.params).map_err(|error| StoreError::Malformed {
+        table: "operations".into(),
+        column: "params".into(),
+        reason: error.to_string(),
+    })?;
+    if kept.timers
+        && let Some(name) = timers::take(tx, operation.id, env.now()).await?
+    {
+        return Ok(Event::Timer(name));
+    }
+    if let Some(told) = kept.children {
+        let progress = children::advance(tx, kinds, env, operation).await?;
+        if progress != told {
+            operation.params["children"] = serde_json::json!(progress);
+            return Ok(Event::Children(progress));
+        }
+    }
+    Ok(Event::Run)
+}
+
 /// Folds one event into an operation, in the caller's transaction.
 ///
 /// # Errors
@@ -141,20 +189,91 @@ pub async fn fold(
     id: OperationId,
     event: Event,
 ) -> Result<Advanced, StoreError> {
-    let (kinds, control, env) = (&*engine.kinds, &*engine.app.control, engine.app.env());
+    let (kinds, env) = (&*engine.kinds, engine.app.env());
+    match opened(tx, kinds, id).await? {
+        Ok(operation) => folded(tx, kinds, &env, &operation, event).await,
+        Err(nothing) => Ok(nothing),
+    }
+}
+
+/// What a signal came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signalled {
+    /// It was heard, and acted upon.
+    Taken,
+    /// Not now, or never; in words.
+    Refused(String),
+    /// The operation is over.
+    Over,
+    /// Only a newer controller knows what to do with it; in words.
+    Newer(String),
+}
+
+/// Says something to an operation under way, in the caller's transaction. After the commit, poke
+/// the driver.
+///
+/// # Errors
+/// [`StoreError`]; the caller's transaction then rolls back whole.
+pub async fn signal(
+    tx: &mut Tx,
+    kinds: &dyn Kinds,
+    env: &Env,
+    id: OperationId,
+    signal: Signal,
+) -> Result<Signalled, StoreError> {
     let operation = match Operation::open(tx, kinds, id).await? {
         Opened::Ours(operation) => *operation,
-        Opened::Closed => return Ok(Advanced::Nothing),
+        Opened::Closed => return Ok(Signalled::Over),
+        Opened::Newer(what) => return Ok(Signalled::Newer(what)),
+    };
+    match kinds.signal(tx, env, &operation, signal).await? {
+        Err(why) => Ok(Signalled::Refused(why)),
+        Ok(folded) => {
+            save(tx, env, &operation, folded, false).await?;
+            Ok(Signalled::Taken)
+        }
+    }
+}
+
+async fn opened(
+    tx: &mut Tx,
+    kinds: &dyn Kinds,
+    id: OperationId,
+) -> Result<Result<Operation, Advanced>, StoreError> {
+    Ok(match Operation::open(tx, kinds, id).await? {
+        Opened::Ours(operation) => Ok(*operation),
+        Opened::Closed => Err(Advanced::Nothing),
         Opened::Newer(what) => {
             tracing::info!(operation_id = %id, what, "left to a newer controller");
-            return Ok(Advanced::Newer);
+            Err(Advanced::Newer)
         }
-    };
-    let next = match kinds.fold(tx, &env, control, &operation, event).await? {
+    })
+}
+
+async fn folded(
+    tx: &mut Tx,
+    kinds: &dyn Kinds,
+    env: &Env,
+    operation: &Operation,
+    event: Event,
+) -> Result<Advanced, StoreError> {
+    let turn = event == Event::Run;
+    let folded = kinds.fold(tx, env, operation, event).await?;
+    save(tx, env, operation, folded, turn).await
+}
+
+async fn save(
+    tx: &mut Tx,
+    env: &Env,
+    operation: &Operation,
+    folded: Folded,
+    turn: bool,
+) -> Result<Advanced, StoreError> {
+    let next = match folded {
         Folded::Ended => return Ok(Advanced::Nothing),
         Folded::Goes(next) => next,
     };
-    if !operation.save(tx, &env, &next).await? {
+    if !operation.save(tx, env, &next, turn).await? {
         // The caller rolls back; whoever took the step did all this already.
         return Err(StoreError::Contended(1));
     }

@@ -1,32 +1,24 @@
-//! What the engine asks of those who know the kinds of operation: it knows none itself.
+//! What the engine's tasks ask of those who know the kinds of operation: they know none themselves.
+//!
+//! A service implements [`crate::Apply`]; this follows from it.
 
-use crate::Operation;
+use crate::machine::{Child, Event, Signal};
+use crate::{Operation, Step};
+use berth_controller_core::Env;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{ControlSettings, Env};
-use berth_rpc_types::{Outcome, VmmId};
+use berth_rpc_types::{OperationId, Outcome, Subject};
 use futures::future::BoxFuture;
 use serde_json::Value;
 
 /// A kind of operation that this build can drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct Known {
     /// The text in `operations.kind`.
     pub name: &'static str,
     /// The newest version of its steps; a newer one is left to the controllers that know it.
     pub version: i64,
-}
-
-/// What happens to an operation from outside of its own transaction.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The driver got to it: do the step's work, which may have been done already.
-    Run,
-    /// The command's final answer.
-    Answer(Outcome),
-    /// The command never left: its host has no queue.
-    Unroutable(String),
-    /// The broker gave up on the command (rule 9). Whether it was begun is not known.
-    DeadLetter(String),
+    /// Its steps.
+    pub steps: &'static [Step],
 }
 
 /// Where an operation stands after an event.
@@ -54,10 +46,7 @@ pub struct Next {
 /// Those who know the kinds of operation, and what their steps do.
 pub trait Kinds: Send + Sync {
     /// Every kind that this build can drive.
-    fn kinds(&self) -> Vec<Kind>;
-
-    /// The names of every step that this build knows.
-    fn steps(&self) -> Vec<&'static str>;
+    fn kinds(&self) -> Vec<Known>;
 
     /// Folds one event into an operation, in the caller's transaction: the step's effects are rows,
     /// written here; the next state is the caller's to write. An error rolls back all of it.
@@ -65,17 +54,34 @@ pub trait Kinds: Send + Sync {
         &'a self,
         tx: &'a mut Tx,
         env: &'a Env,
-        control: &'a ControlSettings,
         operation: &'a Operation,
         event: Event,
     ) -> BoxFuture<'a, Result<Folded, StoreError>>;
 
-    /// Writes down the state that a command's answer tells of a VMM, if that is newer than what is
-    /// known (rule 10); whether anybody waits for the answer or not.
+    /// As [`Kinds::fold`], for a signal. The inner error says in words why nothing was done.
+    fn signal<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        env: &'a Env,
+        operation: &'a Operation,
+        signal: Signal,
+    ) -> BoxFuture<'a, Result<Result<Folded, String>, StoreError>>;
+
+    /// Begins an operation for another. The inner error says in words why not.
+    fn begin_child<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        env: &'a Env,
+        parent: &'a Operation,
+        child: &'a Child,
+    ) -> BoxFuture<'a, Result<Result<OperationId, String>, StoreError>>;
+
+    /// Writes down what a command's answer tells of its subject, if that is newer than what is known
+    /// (rule 10); whether anybody waits for the answer or not.
     fn observe<'a>(
         &'a self,
         tx: &'a mut Tx,
-        vmm_id: VmmId,
+        subject: Subject,
         outcome: &'a Outcome,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }

@@ -1,7 +1,7 @@
 //! The operations engine: what was accepted, carried out step by step until it is done or has failed.
 //!
 //! An operation is a row. What its steps do, the engine does not know: it asks [`Kinds`], which the
-//! services above implement. In one transaction it reads where an operation stands, has the next
+//! services above are. In one transaction it reads where an operation stands, has the next
 //! step folded in, and writes it by compare-and-swap on (operation, step, attempt); what a step wants
 //! done are rows too, for example a command in the outbox. Any number of controllers do so side by
 //! side: whoever commits a step first has done it, and the others find it done.
@@ -13,21 +13,38 @@
 //!                         results consumer <---- results queue <---- agent
 //! ```
 //!
-//! Reading order: [`kinds`] (what is asked of those who know the kinds), [`operation`] (its row),
-//! [`driver`] (who runs the steps), [`outbox`] and [`results`] (commands out, answers in),
-//! [`reconcile`] (what lost its wake-up, and what is silent).
+//! Reading order: [`machine`] (the words that a kind is written in), [`decide`] (what all kinds
+//! share: undo, a step at a time), [`apply`] (what a service does for its kinds), [`kinds`] (what
+//! is asked of them), [`operation`] (its row), [`driver`] (who runs the steps, and brings signals),
+//! [`outbox`], [`results`] and [`answer`] (commands out, answers in), [`holds`], [`timers`] and
+//! [`children`] (what an operation has besides), [`reconcile`] (what lost its wake-up, and what is
+//! silent).
 
+pub mod answer;
+pub mod apply;
+pub mod children;
+pub mod decide;
 pub mod driver;
+pub mod holds;
 pub mod kinds;
+pub mod machine;
 pub mod operation;
 pub mod outbox;
 pub mod reconcile;
 pub mod results;
 #[cfg(test)]
+mod runtime_tests;
+#[cfg(test)]
 mod tests;
+pub mod timers;
 
-pub use driver::{Advanced, fold};
-pub use kinds::{Event, Folded, Kind, Kinds, Next};
+pub use apply::{Apply, Named, Scene};
+pub use driver::{Advanced, Signalled, fold, signal};
+pub use kinds::{Folded, Kinds, Known, Next};
+pub use machine::{
+    At, Child, Domain, Effect, Ending, Event, Failure, Kind, Machine, ONLY, Progress, Settled,
+    Signal, Step, Then, Undo,
+};
 pub use operation::{New, Opened, Operation};
 
 use berth_controller_core::AppState;

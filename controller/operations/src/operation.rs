@@ -3,11 +3,12 @@
 //! A row of a kind, version, step or state that only a newer controller knows is left as it is: it
 //! is neither driven nor ended here, and its answers are passed on ([`Opened::Newer`]).
 
-use crate::{Kinds, Next};
+use crate::{Kinds, Next, children, decide, holds, timers};
 use berth_controller_core::store::{Json, Row, StoreError, Tx};
-use berth_controller_core::{Env, RequestContext, params};
-use berth_rpc_types::{InstanceId, OperationId};
-use serde_json::{Value, json};
+use berth_controller_core::{Env, RequestContext, params, row};
+use berth_rpc_types::{InstanceId, OperationId, Stored, Subject, SubjectKind};
+use serde_json::Value;
+use uuid::Uuid;
 
 /// One open operation.
 #[derive(Clone, Debug)]
@@ -15,7 +16,11 @@ pub struct Operation {
     /// Its id.
     pub id: OperationId,
     /// What it is about.
-    pub instance_id: InstanceId,
+    pub subject: Subject,
+    /// In whose project.
+    pub project_id: String,
+    /// Who asked for it.
+    pub user_id: String,
     /// The request that asked for it.
     pub request_id: String,
     /// That request's W3C trace context.
@@ -28,10 +33,12 @@ pub struct Operation {
     pub attempt: u32,
     /// What it remembers, as its kind writes it.
     pub params: Value,
+    /// When the driver looks at it next, in Unix milliseconds; `None`: when something happens.
+    pub wake_at: Option<i64>,
 }
 
 /// An operation to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct New<'a> {
     /// Its id.
     pub id: OperationId,
@@ -42,7 +49,7 @@ pub struct New<'a> {
     /// The first step.
     pub step: &'a str,
     /// What it is about.
-    pub instance_id: InstanceId,
+    pub subject: Subject,
     /// Who asked, under which request id.
     pub context: &'a RequestContext,
     /// What the request said; kept in `operations.params` under `given`.
@@ -76,7 +83,10 @@ impl Operation {
                 params![id],
             )
             .await?;
-        row.map_or(Ok(Opened::Closed), |row: Row| Self::opened(&row, kinds))
+        let Some(row) = row else {
+            return Ok(Opened::Closed);
+        };
+        Self::opened(tx, &row, kinds).await
     }
 
     /// The SQL condition for rows that this build can drive. What it takes for ours may still turn
@@ -85,39 +95,59 @@ impl Operation {
         let known = kinds.kinds();
         let known = known.iter().map(|kind| {
             let (name, version) = (kind.name, kind.version);
-            format!("(kind = '{name}' AND version <= {version})")
+            let steps = kind.steps.iter().map(|step| format!("'{}'", step.name));
+            let steps: Vec<String> = steps.collect();
+            let steps = steps.join(", ");
+            format!("(kind = '{name}' AND version <= {version} AND step IN ({steps}))")
         });
         let known: Vec<String> = known.collect();
-        let steps = kinds.steps();
-        let steps: Vec<String> = steps.iter().map(|step| format!("'{step}'")).collect();
-        format!(
-            "state = 'running' AND ({}) AND step IN ({})",
-            known.join(" OR "),
-            steps.join(", ")
-        )
+        format!("state = 'running' AND ({})", known.join(" OR "))
     }
 
     /// What a newer controller has written is not read further than to see that.
-    fn opened(row: &Row, kinds: &dyn Kinds) -> Result<Opened, StoreError> {
+    async fn opened(tx: &mut Tx, row: &Row, kinds: &dyn Kinds) -> Result<Opened, StoreError> {
         let (kind, step): (String, String) = (row.get("kind")?, row.get("step")?);
         let (version, state): (i64, String) = (row.get("version")?, row.get("state")?);
-        let mut known = kinds.kinds().into_iter();
-        let known = known.any(|known| known.name == kind && version <= known.version);
-        if !known || !kinds.steps().contains(&step.as_str()) || state != "running" {
+        let known = kinds.kinds().into_iter().any(|known| {
+            let steps = || known.steps.iter().any(|known| known.name == step);
+            known.name == kind && version <= known.version && steps()
+        });
+        if !known || state != "running" {
             return Ok(Opened::Newer(format!(
                 "{kind} version {version}, step {step}, {state}"
             )));
         }
+        let id = row.get("id")?;
+        let subject = match row.get::<Option<InstanceId>>("instance_id")? {
+            Some(instance) => instance.into(),
+            None => subject(tx, id).await?,
+        };
         Ok(Opened::Ours(Box::new(Self {
-            id: row.get("id")?,
-            instance_id: row.get("instance_id")?,
+            id,
+            subject,
+            project_id: row.get("project_id")?,
+            user_id: row.get("user_id")?,
             request_id: row.get("request_id")?,
             traceparent: row.get("traceparent")?,
             kind,
             step,
             attempt: row.get("attempt")?,
             params: row.get::<Json<Value>>("params")?.0,
+            wake_at: row.get("wake_at")?,
         })))
+    }
+
+    /// The instance that it is about.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`]: it is about something else.
+    pub fn instance_id(&self) -> Result<InstanceId, StoreError> {
+        let id = self.subject.id_of(SubjectKind::Instance);
+        id.map(InstanceId).ok_or_else(|| StoreError::Malformed {
+            table: "operations".into(),
+            column: "instance_id".into(),
+            reason: format!("{} {} is about {}", self.kind, self.id, self.subject),
+        })
     }
 
     /// Writes a new operation's row. It is due at once.
@@ -126,6 +156,8 @@ impl Operation {
     /// [`StoreError`]
     pub async fn insert(tx: &mut Tx, now: i64, new: New<'_>) -> Result<(), StoreError> {
         let context = new.context;
+        let subject = &new.subject;
+        let instance_id = subject.id_of(SubjectKind::Instance).map(InstanceId);
         tx.execute(
             "INSERT INTO operations (id, kind, version, instance_id, project_id, user_id, request_id, \
              step, attempt, state, params, traceparent, wake_at, created_at, updated_at) \
@@ -134,26 +166,51 @@ impl Operation {
                 new.id,
                 new.kind,
                 new.version,
-                new.instance_id,
+                instance_id,
                 &context.project_id,
                 &context.user_id,
                 &context.request_id,
-                json!({ "given": new.given }),
+                decide::given(new.given),
                 context.traceparent.as_deref(),
                 now,
                 new.step
             ],
         )
         .await?;
+        if instance_id.is_none() {
+            tx.execute(
+                "INSERT INTO operation_subjects (operation_id, subject_kind, subject_id) \
+                 VALUES ($1, $2, $3)",
+                params![new.id, subject.kind.as_str(), subject.id.to_string()],
+            )
+            .await?;
+        }
         Ok(())
     }
 
     /// Writes the next state, if nobody else took this step since it was read. `false`: somebody did.
+    /// `turn`: the driver's turn, which it may have been due for, is done with it.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn save(&self, tx: &mut Tx, env: &Env, next: &Next) -> Result<bool, StoreError> {
+    pub async fn save(
+        &self,
+        tx: &mut Tx,
+        env: &Env,
+        next: &Next,
+        turn: bool,
+    ) -> Result<bool, StoreError> {
         let now = env.now();
+        let due = match (next.again, turn) {
+            (true, _) => Some(now),
+            (false, false) => self.wake_at,
+            (false, true) => None,
+        };
+        let timer = match next.params["timers"] == true {
+            true => timers::earliest(tx, self.id).await?,
+            false => None,
+        };
+        let wake_at = due.into_iter().chain(timer).min();
         let changed = tx
             .execute(
                 "UPDATE operations SET step = $1, attempt = $2, params = $3, wake_at = $4, \
@@ -162,7 +219,7 @@ impl Operation {
                     next.step,
                     next.attempt,
                     &next.params,
-                    next.again.then_some(now),
+                    wake_at,
                     now,
                     self.id,
                     &self.step,
@@ -190,43 +247,40 @@ impl Operation {
             params![state, error, env.now(), self.id],
         )
         .await?;
-        // What was not answered is not waited for any more.
-        tx.execute(
+        // What was not answered is not waited for any more, nor a timer; nothing is held.
+        let ends = [
             "UPDATE outbox SET next_send_at = NULL WHERE operation_id = $1",
-            params![self.id],
-        )
-        .await?;
-        Ok(())
+            "DELETE FROM timers WHERE operation_id = $1",
+        ];
+        for end in ends {
+            tx.execute(end, params![self.id]).await?;
+        }
+        holds::release(tx, self.id).await?;
+        children::ended(tx, self.id, env.now()).await
     }
+}
 
-    /// Ends an open operation for another, `by`. Its commands are not sent again. Gives the id of the
-    /// request that had asked for it.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn pre_empt(
-        tx: &mut Tx,
-        now: i64,
-        open: OperationId,
-        by: &str,
-    ) -> Result<Option<String>, StoreError> {
-        tx.execute(
-            "UPDATE operations SET state = 'failed', error = $1, wake_at = NULL, updated_at = $2, \
-             finished_at = $2 WHERE id = $3 AND state = 'running'",
-            params![format!("pre-empted by {by}"), now, open],
-        )
-        .await?;
-        tx.execute(
-            "UPDATE outbox SET next_send_at = NULL WHERE operation_id = $1",
-            params![open],
-        )
-        .await?;
-        let row = tx
-            .query_opt(
-                "SELECT request_id FROM operations WHERE id = $1",
-                params![open],
-            )
-            .await?;
-        Ok(row.map(|(request_id,)| request_id))
+row! {
+    struct About {
+        subject_kind: Stored<SubjectKind>,
+        subject_id: Uuid,
     }
+}
+
+async fn subject(tx: &mut Tx, id: OperationId) -> Result<Subject, StoreError> {
+    let row: Option<About> = tx
+        .query_opt(
+            "SELECT subject_kind, subject_id FROM operation_subjects WHERE operation_id = $1",
+            params![id],
+        )
+        .await?;
+    let about = row.ok_or_else(|| StoreError::Malformed {
+        table: "operation_subjects".into(),
+        column: "operation_id".into(),
+        reason: format!("operation {id} is about nothing"),
+    })?;
+    Ok(Subject {
+        kind: about.subject_kind,
+        id: about.subject_id,
+    })
 }

@@ -10,9 +10,10 @@
 //! answer ("never begun"), and its operation goes on at once. One that left before may have
 //! been journalled: it is sent again until its agent, which declares the queue, answers.
 
-use crate::{Advanced, Engine, Event, Opened, Operation, fold};
+use crate::answer::answered;
+use crate::{Engine, Operation, Settled};
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{AppState, params, row};
+use berth_controller_core::{AppState, Env, params, row};
 use berth_rpc::{Address, RpcError, kill_point};
 use berth_rpc_types::{Envelope, HostId, MessageId, OperationId};
 use bytes::Bytes;
@@ -47,7 +48,7 @@ row! {
     }
 }
 
-/// Whether a step's attempt has put its command here.
+/// Whether a step's attempt has put its command of that name here.
 ///
 /// # Errors
 /// [`StoreError`]
@@ -56,38 +57,84 @@ pub async fn has(
     operation_id: OperationId,
     step: &str,
     attempt: u32,
+    command: &str,
 ) -> Result<bool, StoreError> {
     let row = tx
         .query_opt::<(MessageId,)>(
-            "SELECT message_id FROM outbox WHERE operation_id = $1 AND step = $2 AND attempt = $3",
-            params![operation_id, step, attempt],
+            "SELECT message_id FROM outbox WHERE operation_id = $1 AND step = $2 AND attempt = $3 \
+             AND command = $4",
+            params![operation_id, step, attempt, command],
         )
         .await?;
     Ok(row.is_some())
 }
 
-/// Puts a command here, due at once. A unique index lets a step's attempt do so once.
+/// The names of the commands of an operation's step and attempt that have not ended.
 ///
 /// # Errors
 /// [`StoreError`]
-pub async fn put(tx: &mut Tx, now: i64, envelope: &Envelope) -> Result<(), StoreError> {
+pub async fn waits(tx: &mut Tx, operation: &Operation) -> Result<Vec<String>, StoreError> {
+    let rows: Vec<(String,)> = tx
+        .query(
+            "SELECT command FROM outbox WHERE operation_id = $1 AND step = $2 AND attempt = $3 \
+             AND result IS NULL ORDER BY command",
+            params![operation.id, &operation.step, operation.attempt],
+        )
+        .await?;
+    Ok(rows.into_iter().map(|(command,)| command).collect())
+}
+
+/// Puts a command here, due at once, under its name and the next number of its host. A unique index
+/// lets a step's attempt do so once for a name.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn put(
+    tx: &mut Tx,
+    env: &Env,
+    command: &str,
+    envelope: Envelope,
+) -> Result<(), StoreError> {
+    let envelope = Envelope {
+        command: command.to_owned(),
+        host_number: Some(draw_number(tx, envelope.host_id).await?),
+        lineage: env.lineage.to_string(),
+        ..envelope
+    };
+    let subject = envelope.subject();
     tx.execute(
         "INSERT INTO outbox (message_id, operation_id, step, attempt, host_id, vmm_id, sequence, \
-         envelope, sends, next_send_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $9)",
+         envelope, sends, next_send_at, created_at, command, subject_kind) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $9, $10, $11)",
         params![
             envelope.message_id,
             envelope.operation_id,
             &envelope.step,
             envelope.attempt,
             envelope.host_id,
-            envelope.vmm_id,
+            subject.id.to_string(),
             envelope.sequence,
-            serde_json::to_value(envelope).unwrap_or_default(),
-            now
+            serde_json::to_value(&envelope).unwrap_or_default(),
+            env.now(),
+            command,
+            subject.kind.as_str()
         ],
     )
     .await?;
     Ok(())
+}
+
+/// Draws the next number of a command to a host, from 1 (PROTOCOL.md, rule 3).
+async fn draw_number(tx: &mut Tx, host_id: HostId) -> Result<u64, StoreError> {
+    let row: Option<(u64,)> = tx
+        .query_opt(
+            "INSERT INTO host_numbers (host_id, last) VALUES ($1, 1) \
+             ON CONFLICT (host_id) DO UPDATE SET last = host_numbers.last + 1 RETURNING last",
+            params![host_id],
+        )
+        .await?;
+    // An upsert always gives its row.
+    Ok(row.map_or(1, |(last,)| last))
 }
 
 /// Sends until `stop` is cancelled.
@@ -216,7 +263,7 @@ async fn host_is_up(app: &AppState, host_id: HostId) -> bool {
 /// It never left: an answer like any other, folded in once.
 async fn unroutable(engine: &Engine, due: &Due) {
     let app = &engine.app;
-    let (message_id, operation_id) = (due.message_id, due.operation_id);
+    let message_id = due.message_id;
     let why = format!(
         "Host {} has no command queue and its agent has not been seen for {} s: start berth-agent there, or, if it is gone \
          for good, force the host down (openstack compute service set --down).",
@@ -227,18 +274,9 @@ async fn unroutable(engine: &Engine, due: &Due) {
         .store
         .tx(|tx| {
             let (engine, why) = (engine.clone(), why.clone());
-            Box::pin(async move {
-                let event = Event::Unroutable(why);
-                answered(
-                    tx,
-                    &engine,
-                    message_id,
-                    operation_id,
-                    "\"unroutable\"",
-                    event,
-                )
-                .await
-            })
+            Box::pin(
+                async move { answered(tx, &engine, message_id, Settled::Unroutable(why)).await },
+            )
         })
         .await;
     kill_point!("controller.outbox.unroutable");
@@ -270,43 +308,6 @@ async fn sooner(app: &AppState, due: &Due) {
     if let Err(error) = done {
         tracing::error!(%error, "the outbox cannot be written");
     }
-}
-
-/// Marks a command as answered, and folds the event into its operation: both or neither. A command
-/// whose operation only a newer controller knows stays as it is ([`Advanced::Newer`]).
-///
-/// # Errors
-/// [`StoreError`]
-pub async fn answered(
-    tx: &mut Tx,
-    engine: &Engine,
-    message_id: MessageId,
-    operation_id: OperationId,
-    result: &str,
-    event: Event,
-) -> Result<Advanced, StoreError> {
-    if let Opened::Newer(_) = Operation::open(tx, &*engine.kinds, operation_id).await? {
-        return Ok(Advanced::Newer);
-    }
-    if !settle(tx, message_id, result).await? {
-        return Ok(Advanced::Nothing);
-    }
-    fold(tx, engine, operation_id, event).await
-}
-
-/// Marks a command as answered. `false`: it was already, or is unknown; the answer folds away.
-///
-/// # Errors
-/// [`StoreError`]
-pub async fn settle(tx: &mut Tx, message_id: MessageId, result: &str) -> Result<bool, StoreError> {
-    let settled = tx
-        .execute(
-            "UPDATE outbox SET result = $1, next_send_at = NULL \
-             WHERE message_id = $2 AND result IS NULL",
-            params![result, message_id],
-        )
-        .await?;
-    Ok(settled == 1)
 }
 
 #[cfg(test)]

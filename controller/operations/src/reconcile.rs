@@ -1,8 +1,8 @@
 //! Open operations: those that lost their wake-up get one; those that are silent are reported. And
 //! the answered commands of closed ones, which nobody asks for any more.
 //!
-//! Exactly: an operation is stuck if it is running, waits for no time, and has no command that
-//! waits for an answer. Running its step again is always safe.
+//! Exactly: an operation is stuck if it is running, waits for no time, has no command that waits
+//! for an answer, and no child that runs. Running its step again is always safe.
 
 use crate::{Engine, Kinds, Operation};
 use berth_controller_core::store::{StoreError, Tx};
@@ -42,7 +42,9 @@ async fn wake(tx: &mut Tx, kinds: &dyn Kinds, now: i64) -> Result<u64, StoreErro
     let sql = format!(
         "UPDATE operations SET wake_at = $1 WHERE {} AND wake_at IS NULL \
          AND updated_at < $2 AND NOT EXISTS (SELECT 1 FROM outbox b WHERE b.operation_id = operations.id \
-         AND b.step = operations.step AND b.attempt = operations.attempt AND b.result IS NULL)",
+         AND b.step = operations.step AND b.attempt = operations.attempt AND b.result IS NULL) \
+         AND NOT EXISTS (SELECT 1 FROM children c JOIN operations o ON o.id = c.operation_id \
+         WHERE c.parent_id = operations.id AND o.finished_at IS NULL)",
         Operation::is_ours(kinds)
     );
     tx.execute(&sql, params![now, now - SETTLING_MS]).await

@@ -5,12 +5,13 @@
 //! fold away. What cannot be understood is rejected to the dead letters, and those are consumed
 //! here too: each is mapped to its operation and ends it with its reason (rule 9).
 
-use crate::{Advanced, Engine, Event, Opened, Operation, outbox};
+use crate::answer::{answered, asked};
+use crate::{Advanced, Engine, Opened, Operation, Settled};
+use berth_controller_core::params;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{params, row};
 use berth_rpc::{Address, ConsumeOptions, Consumer, Delivery, RpcError, kill_point};
 use berth_rpc_types::{
-    CommandResult, Envelope, MessageId, OperationId, Outcome, ResultError, Telemetry, VmmId,
+    CommandResult, Envelope, MessageId, OperationId, Outcome, ResultError, Telemetry,
 };
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -211,7 +212,6 @@ pub async fn fold(
     engine: &Engine,
     result: &CommandResult,
 ) -> Result<Advanced, StoreError> {
-    let kinds = &*engine.kinds;
     if let Outcome::Progress { doing, percent } = &result.outcome {
         sign_of_life(
             tx,
@@ -223,47 +223,8 @@ pub async fn fold(
         .await?;
         return Ok(Advanced::Waits);
     }
-    let outcome = serde_json::to_string(&result.outcome).unwrap_or_default();
-    let Some(asked) = asked(tx, result.message_id).await? else {
-        tracing::warn!("an answer to a command that nobody remembers; folded away");
-        return Ok(Advanced::Nothing);
-    };
-    let waits = match Operation::open(tx, kinds, asked.operation_id).await? {
-        Opened::Newer(_) => return Ok(Advanced::Newer),
-        Opened::Ours(operation) => {
-            let now = (operation.step.as_str(), i64::from(operation.attempt));
-            now == (asked.step.as_str(), asked.attempt)
-        }
-        Opened::Closed => false,
-    };
-    if !outbox::settle(tx, result.message_id, &outcome).await? {
-        return Ok(Advanced::Nothing);
-    }
-    kinds.observe(tx, asked.vmm_id, &result.outcome).await?;
-    if !waits {
-        return Ok(Advanced::Nothing);
-    }
-    let event = Event::Answer(result.outcome.clone());
-    crate::fold(tx, engine, asked.operation_id, event).await
-}
-
-row! {
-    /// What a message was about.
-    struct Asked {
-        operation_id: OperationId,
-        vmm_id: VmmId,
-        step: String,
-        attempt: i64,
-    }
-}
-
-/// What the message was about, as the outbox knows it: the answer's own words are not trusted.
-async fn asked(tx: &mut Tx, message_id: MessageId) -> Result<Option<Asked>, StoreError> {
-    tx.query_opt(
-        "SELECT operation_id, vmm_id, step, attempt FROM outbox WHERE message_id = $1",
-        params![message_id],
-    )
-    .await
+    let settled = Settled::Outcome(result.outcome.clone());
+    answered(tx, engine, result.message_id, settled).await
 }
 
 async fn sign_of_life(
@@ -321,25 +282,19 @@ async fn dead_letter(engine: &Engine, delivery: Delivery) {
         .store
         .tx(|tx| {
             let (engine, why) = (engine.clone(), why.clone());
-            Box::pin(async move {
-                let Some(Asked { operation_id, .. }) = asked(tx, message_id).await? else {
-                    return Ok(None);
-                };
-                let (event, settled) = (Event::DeadLetter(why), "\"dead letter\"");
-                let advanced =
-                    outbox::answered(tx, &engine, message_id, operation_id, settled, event).await?;
-                Ok::<_, StoreError>(Some((operation_id, advanced)))
-            })
+            Box::pin(
+                async move { answered(tx, &engine, message_id, Settled::DeadLetter(why)).await },
+            )
         })
         .await;
     kill_point!("controller.dead_letter.folded");
     match folded {
-        Ok(Some((operation_id, Advanced::Newer))) => {
-            tracing::warn!(%message_id, %operation_id, "a dead letter of a newer controller's operation; passed on");
+        Ok(Advanced::Newer) => {
+            tracing::warn!(%message_id, "a dead letter of a newer controller's operation; passed on");
             pass_on(engine, Address::DeadLetters, delivery);
         }
-        Ok(operation_id) => {
-            tracing::error!(%message_id, ?operation_id, %from, "dead letter");
+        Ok(advanced) => {
+            tracing::error!(%message_id, ?advanced, %from, "dead letter");
             app.wake.notify_one();
             drop(delivery.ack().await);
         }

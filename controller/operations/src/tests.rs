@@ -2,148 +2,285 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::{Advanced, fold};
-use crate::{Engine, Event, Folded, Kind, Kinds, New, Next, Opened, Operation, outbox, results};
+use crate::machine::{At, Effect, Event, Machine, ONLY, Settled, Signal, Step, Then, Undo};
+use crate::*;
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ControlSettings, Env, RequestContext, params};
 use berth_controller_identity::testing;
 use berth_rpc_types::{
-    CommandResult, Envelope, HostId, InstanceId, MessageId, OperationId, Outcome, VmmId, VmmState,
+    CommandResult, Envelope, HostId, InstanceId, MessageId, OperationId, Outcome, Subject,
+    SubjectKind, VmmId, VmmState,
 };
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock};
 
-/// A kind of two steps, `ask` and `wait`, that notes what it was told.
-#[derive(Default)]
-struct Asking {
-    events: Mutex<Vec<(String, Event)>>,
-    observed: Mutex<Vec<VmmId>>,
+/// Kinds that ask hosts; what they are told is noted in `meta`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Asking;
+
+impl Domain for Asking {
+    type About = ();
+    type Change = String;
+    type Reply = ();
+    type Target = VmmId;
+    type Order = &'static str;
+    type Reached = ();
+    type Limits = ();
 }
 
-impl Kinds for Asking {
-    fn kinds(&self) -> Vec<Kind> {
-        vec![Kind {
-            name: "asking",
-            version: 2,
-        }]
+pub(crate) fn note(text: String) -> Effect<Asking> {
+    Effect::Change(text)
+}
+
+/// A kind of two steps, `ask` and `wait`.
+struct Ask;
+
+/// What it remembers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Nothing {}
+
+impl Machine for Ask {
+    type In = Asking;
+    type Memory = Nothing;
+    const NAME: &'static str = "asking";
+    const VERSION: i64 = 2;
+    const ABOUT: () = ();
+    const STEPS: &'static [Step] = &[
+        Step::new("ask", Undo::Needless("it asks")),
+        Step::new("wait", Undo::Needless("it waits")),
+    ];
+
+    fn next(at: &mut At<'_, Nothing>, event: &Event<()>, (): &()) -> Then<Asking> {
+        let told = note(format!("{} {}", at.step, name(event)));
+        match (at.step, event) {
+            ("ask", Event::Run) => Then::Go("wait", vec![told]),
+            (_, Event::Run) => Then::Wait(vec![Effect::Send {
+                name: ONLY,
+                to: VmmId::from_u128(3),
+                order: "vmm.stop",
+            }]),
+            (_, Event::Answer { settled, .. }) => match settled {
+                Settled::Outcome(Outcome::Superseded { .. }) => Then::Again(vec![told]),
+                _ => Then::Done(None),
+            },
+            _ => Then::Wait(vec![told]),
+        }
+    }
+}
+
+fn name<R>(event: &Event<R>) -> String {
+    match event {
+        Event::Run => "run".into(),
+        Event::Reply(_) => "reply".into(),
+        Event::Answer { .. } => "answer".into(),
+        Event::Late { step, attempt, .. } => format!("late {step} {attempt}"),
+        Event::Timer(name) => format!("timer {name}"),
+        Event::Children(progress) => format!("children {progress:?}"),
+    }
+}
+
+static MACHINES: LazyLock<Vec<&'static Kind<Asking>>> = LazyLock::new(|| {
+    static ASK: Kind<Asking> = Kind::of::<Ask>();
+    vec![
+        &ASK,
+        &super::runtime_tests::SLEEP,
+        &super::runtime_tests::LEAD,
+    ]
+});
+
+impl Apply for Asking {
+    fn machines() -> &'static [&'static Kind<Self>] {
+        &MACHINES
     }
 
-    fn steps(&self) -> Vec<&'static str> {
-        vec!["ask", "wait"]
-    }
+    fn limits(_control: &ControlSettings) {}
 
-    fn fold<'a>(
-        &'a self,
+    fn change<'a>(
         tx: &'a mut Tx,
-        env: &'a Env,
-        _control: &'a ControlSettings,
-        operation: &'a Operation,
-        event: Event,
-    ) -> BoxFuture<'a, Result<Folded, StoreError>> {
-        let told = (operation.step.clone(), event.clone());
-        self.events.lock().unwrap().push(told);
+        scene: &'a Scene<'a, Self>,
+        change: &'a String,
+    ) -> BoxFuture<'a, Result<Option<()>, StoreError>> {
+        Box::pin(async move { noted(tx, scene.env, change).await.map(|()| None) })
+    }
+
+    fn closed<'a>(
+        _tx: &'a mut Tx,
+        _scene: &'a Scene<'a, Self>,
+        _to: VmmId,
+        _command: Named<'a>,
+    ) -> BoxFuture<'a, Result<Option<()>, StoreError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn envelope<'a>(
+        _tx: &'a mut Tx,
+        scene: &'a Scene<'a, Self>,
+        to: VmmId,
+        order: &'a &'static str,
+    ) -> BoxFuture<'a, Result<Result<Envelope, ()>, StoreError>> {
         Box::pin(async move {
-            if let Event::Answer(_) = event {
-                operation.close(tx, env, None).await?;
-                return Ok(Folded::Ended);
-            }
-            Ok(Folded::Goes(Next {
-                step: "wait",
-                attempt: 1,
-                params: json!({"asked": true}),
-                again: false,
+            Ok(Ok(Envelope {
+                message_id: scene.env.message_id(),
+                operation_id: scene.operation.id,
+                step: scene.step.to_owned(),
+                attempt: scene.attempt,
+                command: String::new(),
+                host_id: HostId::from_u128(2),
+                vmm_id: to,
+                subject: Some(to.into()),
+                sequence: 1,
+                host_epoch: 1,
+                host_number: None,
+                lineage: String::new(),
+                begin_by: None,
+                silence_limit: 60,
+                method: (*order).to_owned(),
+                version: 1,
+                request_id: "req-1".into(),
+                traceparent: None,
+                body: json!({}),
             }))
         })
     }
 
-    fn observe<'a>(
-        &'a self,
-        _tx: &'a mut Tx,
-        vmm_id: VmmId,
-        _outcome: &'a Outcome,
+    fn end<'a>(
+        tx: &'a mut Tx,
+        scene: &'a Scene<'a, Self>,
+        ending: &'a Ending<Self>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.observed.lock().unwrap().push(vmm_id);
-        Box::pin(async { Ok(()) })
+        Box::pin(async move {
+            let error = match ending {
+                Ending::Done(_) => None,
+                Ending::Failed(failure) => Some(failure.message.clone()),
+                Ending::GaveWay(to) => Some(format!("gave way to {to}")),
+            };
+            scene.operation.close(tx, scene.env, error.as_deref()).await
+        })
+    }
+
+    fn begin_child<'a>(
+        tx: &'a mut Tx,
+        env: &'a Env,
+        _parent: &'a Operation,
+        child: &'a Child,
+    ) -> BoxFuture<'a, Result<Result<OperationId, String>, StoreError>> {
+        Box::pin(async move {
+            if child.given["refused"] == true {
+                return Ok(Err("it is not to be".into()));
+            }
+            let id = env.operation_id();
+            insert(tx, id, child.kind, 1, child.subject.clone()).await?;
+            Ok(Ok(id))
+        })
+    }
+
+    fn observe<'a>(
+        tx: &'a mut Tx,
+        subject: Subject,
+        outcome: &'a Outcome,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let (kind, what) = (subject.kind.as_str(), outcome.name());
+            let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+            tx.execute(sql, params![format!("observed {kind}"), what])
+                .await?;
+            Ok(())
+        })
     }
 }
 
-async fn engine() -> (Engine, Arc<Asking>) {
-    let app = testing::app().await;
-    let asking = Arc::new(Asking::default());
-    let engine = Engine {
-        app: (*app).clone(),
-        kinds: asking.clone(),
-    };
-    (engine, asking)
+async fn noted(tx: &mut Tx, env: &Env, what: &str) -> Result<(), StoreError> {
+    let sql = "INSERT INTO meta (name, value) VALUES ($1, $2)";
+    tx.execute(sql, params![format!("told {}", env.uuid()), what])
+        .await?;
+    Ok(())
 }
 
-/// An operation at its first step, of the kind in a version.
-async fn begun(engine: &Engine, version: i64) -> OperationId {
-    let operation_id = engine.app.env().operation_id();
-    let inserted = engine.app.store.tx::<_, StoreError, _>(|tx| {
-        Box::pin(async move {
-            let context = RequestContext {
-                request_id: "req-1".into(),
-                user_id: "u".into(),
-                project_id: "p".into(),
-                roles: vec![],
-                is_admin: false,
-                system_scope: false,
-                traceparent: None,
-            };
-            let new = New {
-                id: operation_id,
-                kind: "asking",
-                version,
-                step: "ask",
-                instance_id: InstanceId::from_u128(1),
-                context: &context,
-                given: &json!({"n": 1}),
-            };
-            Operation::insert(tx, 1, new).await
-        })
-    });
-    inserted.await.unwrap();
-    operation_id
-}
-
-async fn told(engine: &Engine, operation_id: OperationId, event: Event) -> Advanced {
-    let folded = engine.app.store.tx::<_, StoreError, _>(|tx| {
-        let (engine, event) = (engine.clone(), event.clone());
-        Box::pin(async move { fold(tx, &engine, operation_id, event).await })
-    });
-    folded.await.unwrap()
-}
-
-/// A command of the step `wait`, in the outbox.
-async fn ordered(engine: &Engine, operation_id: OperationId) -> Envelope {
-    let envelope = Envelope {
-        message_id: engine.app.env().message_id(),
-        operation_id,
-        step: "wait".into(),
-        attempt: 1,
-        host_id: HostId::from_u128(2),
-        vmm_id: VmmId::from_u128(3),
-        sequence: 1,
-        host_epoch: 1,
-        begin_by: None,
-        silence_limit: 60,
-        method: "vmm.stop".into(),
-        version: 1,
+pub(crate) async fn insert(
+    tx: &mut Tx,
+    id: OperationId,
+    kind: &str,
+    version: i64,
+    subject: Subject,
+) -> Result<(), StoreError> {
+    let context = RequestContext {
         request_id: "req-1".into(),
+        user_id: "u".into(),
+        project_id: "p".into(),
+        roles: vec![],
+        is_admin: false,
+        system_scope: false,
         traceparent: None,
-        body: json!({}),
     };
-    let put = engine.app.store.tx::<_, StoreError, _>(|tx| {
-        let envelope = envelope.clone();
-        Box::pin(async move { outbox::put(tx, 1, &envelope).await })
-    });
-    put.await.unwrap();
-    envelope
+    let machines = Asking::machines().iter().copied();
+    let first = machines.filter(|m| m.name == kind).map(Kind::first).next();
+    let new = New {
+        id,
+        kind,
+        version,
+        step: first.unwrap_or_default(),
+        subject,
+        context: &context,
+        given: &json!({"n": 1}),
+    };
+    Operation::insert(tx, 1, new).await
 }
 
-async fn answered(engine: &Engine, order: &Envelope) -> Advanced {
+pub(crate) async fn engine() -> Engine {
+    let app = testing::app().await;
+    Engine {
+        app: (*app).clone(),
+        kinds: Arc::new(Asking),
+    }
+}
+
+/// One transaction, with clones.
+macro_rules! in_tx {
+    ($engine:expr, |$tx:ident| [$($name:ident),*] $body:expr) => {{
+        let of = &$engine;
+        let done = of.app.store.tx::<_, berth_controller_core::store::StoreError, _>(|$tx| {
+            $(let $name = $name.clone();)*
+            Box::pin(async move { $body })
+        });
+        done.await.unwrap()
+    }};
+}
+pub(crate) use in_tx;
+
+/// An operation at its first step.
+pub(crate) async fn begun(engine: &Engine, kind: &'static str, version: i64) -> OperationId {
+    let id = engine.app.env().operation_id();
+    let subject = InstanceId::from_u128(1);
+    in_tx!(engine, |tx| [] insert(tx, id, kind, version, subject.into()).await);
+    id
+}
+
+pub(crate) async fn round(engine: &Engine, id: OperationId) -> Advanced {
+    in_tx!(engine, |tx| [engine] driver::round(tx, &engine, id).await)
+}
+
+/// What the kind was told, in order.
+pub(crate) async fn told(engine: &Engine) -> Vec<String> {
+    let rows: Vec<(String,)> = in_tx!(engine, |tx| [] {
+        let sql = "SELECT value FROM meta WHERE name LIKE 'told %' ORDER BY rowid";
+        tx.query(sql, params![]).await
+    });
+    rows.into_iter().map(|(value,)| value).collect()
+}
+
+async fn orders(engine: &Engine) -> Vec<Envelope> {
+    let rows: Vec<(String,)> = in_tx!(engine, |tx| [] {
+        let sql = "SELECT envelope FROM outbox ORDER BY rowid";
+        tx.query(sql, params![]).await
+    });
+    let parse = |(text,): &(String,)| serde_json::from_str(text).unwrap();
+    rows.iter().map(parse).collect()
+}
+
+async fn answered(engine: &Engine, order: &Envelope, outcome: Outcome) -> Advanced {
     let result = CommandResult {
         message_id: order.message_id,
         operation_id: order.operation_id,
@@ -154,97 +291,154 @@ async fn answered(engine: &Engine, order: &Envelope) -> Advanced {
         vmm_id: order.vmm_id,
         sequence: order.sequence,
         request_id: order.request_id.clone(),
-        outcome: Outcome::Done {
-            state: VmmState::Stopped,
-            observation: 2,
-            spans: vec![],
-        },
+        outcome,
     };
-    let folded = engine.app.store.tx::<_, StoreError, _>(|tx| {
-        let (engine, result) = (engine.clone(), result.clone());
-        Box::pin(async move { results::fold(tx, &engine, &result).await })
+    in_tx!(engine, |tx| [engine, result] results::fold(tx, &engine, &result).await)
+}
+
+fn done() -> Outcome {
+    Outcome::done(VmmState::Stopped, 2)
+}
+
+async fn observed(engine: &Engine) -> i64 {
+    let rows: Vec<(i64,)> = in_tx!(engine, |tx| [] {
+        let sql = "SELECT COUNT(*) AS n FROM meta WHERE name = 'observed vmm'";
+        tx.query(sql, params![]).await
     });
-    folded.await.unwrap()
+    rows[0].0
 }
 
 #[tokio::test]
 async fn a_step_is_written_down_and_an_answer_is_folded_in_once() {
-    let (engine, asking) = engine().await;
-    let operation_id = begun(&engine, 1).await;
-    assert_eq!(
-        told(&engine, operation_id, Event::Run).await,
-        Advanced::Waits
-    );
-    let order = ordered(&engine, operation_id).await;
-    let twice = [Advanced::Nothing, Advanced::Nothing];
+    let engine = engine().await;
+    let id = begun(&engine, "asking", 1).await;
+    assert_eq!(round(&engine, id).await, Advanced::Again);
+    assert_eq!(round(&engine, id).await, Advanced::Waits);
+    // A step that is run twice sends one message.
+    assert_eq!(round(&engine, id).await, Advanced::Waits);
+    let orders = orders(&engine).await;
+    assert_eq!(orders.len(), 1);
     let answers = [
-        answered(&engine, &order).await,
-        answered(&engine, &order).await,
+        answered(&engine, &orders[0], done()).await,
+        answered(&engine, &orders[0], done()).await,
     ];
-    assert_eq!(answers, twice);
-    let events = asking.events.lock().unwrap();
-    let steps: Vec<&str> = events.iter().map(|(step, _)| step.as_str()).collect();
-    assert_eq!(steps, ["ask", "wait"]);
-    assert!(matches!(events[1].1, Event::Answer(Outcome::Done { .. })));
-    assert_eq!(*asking.observed.lock().unwrap(), [order.vmm_id]);
+    assert_eq!(answers, [Advanced::Nothing, Advanced::Nothing]);
+    assert_eq!(told(&engine).await, ["ask run"]);
+    assert_eq!(observed(&engine).await, 1);
+}
+
+#[tokio::test]
+async fn commands_carry_their_subject_their_lineage_and_the_next_number_of_their_host() {
+    let engine = engine().await;
+    for _ in 0..2 {
+        let id = begun(&engine, "asking", 1).await;
+        round(&engine, id).await;
+        round(&engine, id).await;
+    }
+    let orders = orders(&engine).await;
+    let numbers: Vec<_> = orders.iter().map(|order| order.host_number).collect();
+    assert_eq!(numbers, [Some(1), Some(2)]);
+    for order in orders {
+        assert_eq!(order.subject().kind, SubjectKind::Vmm);
+        assert_eq!(order.lineage, "of-a-test");
+    }
 }
 
 #[tokio::test]
 async fn what_a_newer_controller_began_is_not_driven_and_its_answer_not_settled() {
-    let (engine, asking) = engine().await;
-    let operation_id = begun(&engine, 3).await;
-    assert_eq!(
-        told(&engine, operation_id, Event::Run).await,
-        Advanced::Newer
-    );
-    let order = ordered(&engine, operation_id).await;
-    let answer = answered(&engine, &order).await;
-    assert_eq!(answer, Advanced::Newer);
-    assert!(asking.events.lock().unwrap().is_empty());
-    assert!(asking.observed.lock().unwrap().is_empty());
+    let engine = engine().await;
+    let id = begun(&engine, "asking", 2).await;
+    round(&engine, id).await;
+    round(&engine, id).await;
+    let newer = "UPDATE operations SET version = 3";
+    in_tx!(engine, |tx| [] tx.execute(newer, params![]).await);
+    assert_eq!(round(&engine, id).await, Advanced::Newer);
+    let order = orders(&engine).await.remove(0);
+    assert_eq!(answered(&engine, &order, done()).await, Advanced::Newer);
+    assert_eq!(told(&engine).await, ["ask run"]);
+    assert_eq!(observed(&engine).await, 0);
 }
 
 #[tokio::test]
 async fn a_step_that_somebody_else_took_is_not_written() {
-    let (engine, _) = engine().await;
-    let operation_id = begun(&engine, 1).await;
-    let saved = engine.app.store.tx::<_, StoreError, _>(|tx| {
-        let engine = engine.clone();
-        Box::pin(async move {
-            let env = engine.app.env();
-            let opened = Operation::open(tx, &*engine.kinds, operation_id).await?;
-            let Opened::Ours(operation) = opened else {
-                return Ok((false, false));
-            };
-            let next = Next {
-                step: "wait",
-                attempt: 1,
-                params: json!({}),
-                again: true,
-            };
-            let first = operation.save(tx, &env, &next).await?;
-            Ok((first, operation.save(tx, &env, &next).await?))
-        })
+    let engine = engine().await;
+    let id = begun(&engine, "asking", 1).await;
+    let saved = in_tx!(engine, |tx| [engine] {
+        let env = engine.app.env();
+        let opened = Operation::open(tx, &*engine.kinds, id).await?;
+        let Opened::Ours(operation) = opened else {
+            return Ok((false, false));
+        };
+        let next = Next {
+            step: "wait",
+            attempt: 1,
+            params: json!({}),
+            again: true,
+        };
+        let first = operation.save(tx, &env, &next, true).await?;
+        Ok((first, operation.save(tx, &env, &next, true).await?))
     });
-    assert_eq!(saved.await.unwrap(), (true, false));
+    assert_eq!(saved, (true, false));
 }
 
 #[tokio::test]
-async fn an_operation_that_another_ended_is_over_and_its_command_not_sent_again() {
-    let (engine, asking) = engine().await;
-    let operation_id = begun(&engine, 1).await;
-    let order = ordered(&engine, operation_id).await;
-    let ended = engine.app.store.tx::<_, StoreError, _>(|tx| {
-        Box::pin(async move {
-            let asked = Operation::pre_empt(tx, 2, operation_id, "delete").await?;
-            let due = "SELECT message_id FROM outbox WHERE next_send_at IS NOT NULL";
-            Ok((asked, tx.query::<(MessageId,)>(due, params![]).await?))
-        })
+async fn an_answer_to_what_was_left_behind_is_an_event_of_its_own() {
+    let engine = engine().await;
+    let id = begun(&engine, "asking", 1).await;
+    round(&engine, id).await;
+    round(&engine, id).await;
+    // The first is sent again as a second attempt; then an answer to it comes after all.
+    let first = orders(&engine).await.remove(0);
+    let superseded = Outcome::Superseded { by: 2 };
+    let advanced = answered(&engine, &first, superseded).await;
+    assert_eq!(advanced, Advanced::Again);
+    round(&engine, id).await;
+    let unsettled = "UPDATE outbox SET result = NULL WHERE attempt = 1";
+    in_tx!(engine, |tx| [] tx.execute(unsettled, params![]).await);
+    // It has a turn to come, which the answer does not take away.
+    let due = "UPDATE operations SET wake_at = 5";
+    in_tx!(engine, |tx| [] tx.execute(due, params![]).await);
+    assert_eq!(answered(&engine, &first, done()).await, Advanced::Waits);
+    let wake_at: Vec<(Option<i64>,)> = in_tx!(engine, |tx| [] {
+        tx.query("SELECT wake_at FROM operations", params![]).await
     });
-    assert_eq!(ended.await.unwrap(), (Some("req-1".into()), vec![]));
+    assert_eq!(wake_at, [(Some(5),)]);
+    let expected = ["ask run", "wait answer", "wait late wait 1"];
+    assert_eq!(told(&engine).await, expected);
+}
+
+#[tokio::test]
+async fn an_operation_that_gave_way_is_over_and_its_command_not_sent_again() {
+    let engine = engine().await;
+    let id = begun(&engine, "asking", 1).await;
+    round(&engine, id).await;
+    round(&engine, id).await;
+    let order = orders(&engine).await.remove(0);
+    let by = OperationId::from_u128(9);
+    let (first, second, due) = in_tx!(engine, |tx| [engine] {
+        let (kinds, env) = (&*engine.kinds, engine.app.env());
+        let delete = Signal::Delete { by };
+        let first = signal(tx, kinds, &env, id, delete).await?;
+        let second = signal(tx, kinds, &env, id, delete).await?;
+        let due = "SELECT message_id FROM outbox WHERE next_send_at IS NOT NULL";
+        Ok((first, second, tx.query::<(MessageId,)>(due, params![]).await?))
+    });
+    assert_eq!((first, second), (Signalled::Taken, Signalled::Over));
+    assert!(due.is_empty());
     // A late answer is settled and observed; nobody waits for it.
-    let answer = answered(&engine, &order).await;
-    assert_eq!(answer, Advanced::Nothing);
-    assert_eq!(asking.observed.lock().unwrap().len(), 1);
-    assert!(asking.events.lock().unwrap().is_empty());
+    assert_eq!(answered(&engine, &order, done()).await, Advanced::Nothing);
+    assert_eq!(observed(&engine).await, 1);
+}
+
+#[tokio::test]
+async fn a_signal_that_a_kind_does_not_know_is_refused_in_words() {
+    let engine = engine().await;
+    let id = begun(&engine, "asking", 1).await;
+    let refused = in_tx!(engine, |tx| [engine] {
+        signal(tx, &*engine.kinds, &engine.app.env(), id, Signal::Confirm).await
+    });
+    let Signalled::Refused(why) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(why.contains("asking") && why.contains("confirm"), "{why}");
 }

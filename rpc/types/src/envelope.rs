@@ -3,7 +3,7 @@
 //! The envelope is parsed before its body, so that a message of another version can be
 //! answered with the range that is understood, and never becomes a dead letter.
 
-use crate::{HostId, MessageId, OperationId, VmmId};
+use crate::{HostId, MessageId, OperationId, Subject, SubjectKind, VmmId};
 use serde::{Deserialize, Serialize};
 
 /// Oldest version of a method's body that this build understands.
@@ -22,14 +22,27 @@ pub struct Envelope {
     pub step: String,
     /// Counts from 1; a new attempt has a new message id.
     pub attempt: u32,
+    /// Tells the commands of one step apart; empty where there is one.
+    #[serde(default)]
+    pub command: String,
     /// The host this is meant for.
     pub host_id: HostId,
-    /// The VMM this is about.
+    /// The VMM this is about; the subject's id, if it is about something else.
     pub vmm_id: VmmId,
-    /// Rises with each command for that VMM; a lower one is answered `superseded` (rule 3).
+    /// What this is about; `None` from releases that know VMMs only.
+    #[serde(default)]
+    pub subject: Option<Subject>,
+    /// Rises with each command for that subject; a lower one is answered `superseded` (rule 3).
     pub sequence: u64,
     /// The host's epoch as the controller knows it (rule 4).
     pub host_epoch: u64,
+    /// Rises with each command to that host; drawn with its outbox row (rule 3). `None` from
+    /// releases that draw none.
+    #[serde(default)]
+    pub host_number: Option<u64>,
+    /// The lineage of the controller's database (rule 5); empty from releases that tell none.
+    #[serde(default)]
+    pub lineage: String,
     /// Unix milliseconds after which beginning is pointless. A hint, never a safety rule.
     #[serde(default)]
     pub begin_by: Option<i64>,
@@ -46,4 +59,12 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// The body, not yet parsed: see [`crate::Command::parse`].
     pub body: serde_json::Value,
+}
+
+impl Envelope {
+    /// What this is about.
+    pub fn subject(&self) -> Subject {
+        let vmm = || Subject::new(SubjectKind::Vmm, self.vmm_id.0);
+        self.subject.clone().unwrap_or_else(vmm)
+    }
 }

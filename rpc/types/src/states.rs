@@ -27,6 +27,8 @@ macro_rules! states {
     };
 }
 
+pub(crate) use states;
+
 /// What all states here have in common.
 pub trait State: Copy {
     /// The text used in the APIs and the database.
@@ -38,7 +40,7 @@ pub trait State: Copy {
 /// A state that another build may have written: one that this build knows, or a text that only
 /// newer ones do. Such a text is shown as it is, nothing is begun in it, and it is never
 /// overwritten by what a guest did by itself (PROTOCOL.md, "The controller").
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Stored<T> {
     /// Of this build.
     Known(T),
@@ -72,6 +74,18 @@ impl<T: State> Stored<T> {
 impl<T: State + PartialEq> PartialEq<T> for Stored<T> {
     fn eq(&self, other: &T) -> bool {
         matches!(self, Self::Known(state) if state == other)
+    }
+}
+
+impl<T: State> Serialize for Stored<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de, T: State> Deserialize<'de> for Stored<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self::of(&text))
     }
 }
 

@@ -145,6 +145,10 @@ impl Message {
             vmm_id: self.vmm.id(),
             sequence: self.sequence.into(),
             host_epoch: self.epoch.into(),
+            command: String::new(),
+            subject: None,
+            host_number: None,
+            lineage: String::new(),
             begin_by: None,
             silence_limit: 0,
             method: self.command().method().to_owned(),
@@ -186,18 +190,13 @@ impl Reply {
     /// As the record keeps it.
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::Done(state) => Outcome::Done {
-                state,
-                observation: 0,
-                spans: Vec::new(),
-            },
+            Self::Done(state) => Outcome::done(state, 0),
             Self::Failed { undone } => Outcome::Failed {
                 message: String::new(),
                 detail: String::new(),
                 undone,
                 retry_elsewhere: true,
-                state: VmmState::Stopped,
-                observation: 0,
+                seen: None,
             },
             Self::Superseded => Outcome::Superseded { by: 0 },
             Self::StaleEpoch | Self::BelowWatermark | Self::Refused => {
@@ -209,7 +208,10 @@ impl Reply {
     /// Of what the record kept.
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Done { state, .. } => Self::Done(*state),
+            Outcome::Done { answer, .. } => {
+                let seen = answer.seen();
+                Self::Done(seen.map_or(VmmState::Stopped, |seen| seen.state))
+            }
             Outcome::Failed { undone, .. } => Self::Failed { undone: *undone },
             Outcome::Superseded { .. } => Self::Superseded,
             _ => Self::StaleEpoch,

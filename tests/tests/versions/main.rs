@@ -45,8 +45,10 @@ fn the_previous_version_and_todays_run_side_by_side_through_every_operation() {
         Err(missing) => skip!("{missing}"),
     };
     let net = TestNet::new().unwrap();
-    // The newer controller brings the database up to date, and the older one runs on it.
-    let cloud = Cloud::start_with(&net, PLAN, &[Programs::todays().unwrap(), previous]).unwrap();
+    // As a cloud is upgraded: the older controller runs, and goes on when the newer one has brought
+    // the database up to date under it.
+    let programs = [previous, Programs::todays().unwrap()];
+    let cloud = Cloud::start_with(&net, PLAN, &programs).unwrap();
     let users = Users::furnish(&cloud).unwrap();
 
     // Asked of each controller in turn, for a guest on each agent's host: whichever drives the

@@ -400,14 +400,14 @@ pub async fn act(
     tx!(call, |tx| [call, id, verb, params] {
         let instance = find(tx, &call, &id).await?;
         check_lock(&call, &instance)?;
-        let action = kind.action(&params);
+        let line = kind.line(&params);
         // The same thing is already being done: accepted, and nothing to add.
         let task = instance.task_state.as_ref();
         if kind == Kind::Delete && task.is_some_and(|task| *task == TaskState::Deleting) {
             return Ok(());
         }
         states::check(
-            action,
+            line,
             &instance.vm_state,
             task,
             instance.launched_at.is_some(),
@@ -420,7 +420,7 @@ pub async fn act(
             params: &params,
         };
         let operation = workflow::begin(tx, &call.app.env(), begin).await?;
-        let name = action.as_str();
+        let name = line.action;
         actions::start(tx, call.now(), instance.id, &call.context, name, Some(operation)).await?;
         kill_point!("controller.request.uncommitted");
         Ok::<(), ApiError>(())

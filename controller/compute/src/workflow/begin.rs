@@ -3,12 +3,11 @@
 //! Guarantees that an instance has at most one open operation: `instances.operation_id` is
 //! taken by a conditional UPDATE. Only a delete may take it from another, which then has ended.
 
-use super::{InstanceKinds, Kind, Step};
-use crate::{actions, states};
+use super::{InstanceKinds, Kind};
 use axum::http::StatusCode;
 use berth_controller_core::store::{AsStoreError, StoreError, Tx};
 use berth_controller_core::{ApiError, Env, RequestContext, Service, params};
-use berth_controller_operations::{New, Opened, Operation};
+use berth_controller_operations::{New, Opened, Operation, Signal, Signalled, signal};
 use berth_rpc_types::{InstanceId, OperationId, Stored, TaskState};
 use serde_json::Value;
 
@@ -47,6 +46,14 @@ pub enum BeginError {
         /// The operation, in words.
         what: String,
     },
+    /// What is under way cannot give way now.
+    #[error("instance {instance_id} is busy: {why}")]
+    CannotGiveWay {
+        /// The instance.
+        instance_id: InstanceId,
+        /// In words.
+        why: String,
+    },
     /// No such instance, or it is gone.
     #[error("instance {0} could not be found")]
     NotFound(InstanceId),
@@ -69,7 +76,9 @@ impl From<BeginError> for ApiError {
         let message = error.to_string();
         let status = match error {
             BeginError::Store(error) => return error.into(),
-            BeginError::Busy { .. } | BeginError::Newer { .. } => StatusCode::CONFLICT,
+            BeginError::Busy { .. }
+            | BeginError::Newer { .. }
+            | BeginError::CannotGiveWay { .. } => StatusCode::CONFLICT,
             BeginError::NotFound(_) => StatusCode::NOT_FOUND,
         };
         Self::new(Service::Compute, status, message)
@@ -83,7 +92,7 @@ impl From<BeginError> for ApiError {
 /// a delete is open gives that one's id: the same thing is already being done.
 ///
 /// # Errors
-/// [`BeginError::Busy`], [`BeginError::Newer`], [`BeginError::NotFound`], or the store's.
+/// [`BeginError`]
 pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<OperationId, BeginError> {
     let Begin {
         kind,
@@ -108,13 +117,13 @@ pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<Operation
             });
         }
         match Operation::open(tx, &InstanceKinds, open).await? {
-            Opened::Ours(operation) if operation.kind == Kind::Delete.as_str() => return Ok(open),
+            Opened::Ours(operation) if operation.kind == kind.as_str() => return Ok(open),
             Opened::Newer(what) => return Err(BeginError::Newer { instance_id, what }),
-            Opened::Ours(_) | Opened::Closed => {}
+            Opened::Ours(_) => give_way(tx, env, instance_id, open, operation_id).await?,
+            Opened::Closed => {}
         }
-        pre_empt(tx, now, instance_id, open, operation_id).await?;
     }
-    let task = states::transition(kind.action(given)).tasks.first();
+    let task = kind.line(given).tasks.first();
     let taken = tx
         .execute(
             "UPDATE instances SET operation_id = $1, task_state = $2, updated_at = $3, \
@@ -174,29 +183,28 @@ async fn insert(
     let new = New {
         id: operation_id,
         kind: kind.as_str(),
-        version: kind.version(),
-        step: Step::first(kind).as_str(),
-        instance_id: begin.instance_id,
+        version: kind.machine().version,
+        step: kind.machine().first(),
+        subject: begin.instance_id.into(),
         context: begin.context,
         given: begin.params,
     };
     Operation::insert(tx, now, new).await
 }
 
-/// Ends the open operation for a delete. Its commands are not sent again: the delete's has a
-/// higher sequence, and an agent that gets an older one later answers it `superseded` (rule 3).
+/// Has the open operation give way to a delete. Its commands are not sent again: the delete's has
+/// a higher sequence, and an agent that gets an older one later answers it `superseded` (rule 3).
 /// What it claimed stays claimed until the delete is answered (rule 1).
-async fn pre_empt(
+async fn give_way(
     tx: &mut Tx,
-    now: i64,
+    env: &Env,
     instance_id: InstanceId,
     open: OperationId,
     by: OperationId,
-) -> Result<(), StoreError> {
-    let by = format!("delete {by}");
-    if let Some(request_id) = Operation::pre_empt(tx, now, open, &by).await? {
-        let why = Some("The instance was deleted meanwhile.");
-        actions::finish(tx, now, instance_id, &request_id, why).await?;
+) -> Result<(), BeginError> {
+    match signal(tx, &InstanceKinds, env, open, Signal::Delete { by }).await? {
+        Signalled::Taken | Signalled::Over => Ok(()),
+        Signalled::Refused(why) => Err(BeginError::CannotGiveWay { instance_id, why }),
+        Signalled::Newer(what) => Err(BeginError::Newer { instance_id, what }),
     }
-    Ok(())
 }

@@ -46,6 +46,21 @@ const STEPS: &[Step] = &[
         name: "the sizes of images' disks",
         files: &[include_str!("schema/virtual_sizes.sql")],
     },
+    Step {
+        number: 4,
+        name: "several commands a step",
+        files: &[include_str!("schema/commands.sql")],
+    },
+    Step {
+        number: 5,
+        name: "numbers of commands",
+        files: &[include_str!("schema/numbers.sql")],
+    },
+    Step {
+        number: 6,
+        name: "subjects, holds, timers and children of operations",
+        files: &[include_str!("schema/engine.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

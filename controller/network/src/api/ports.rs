@@ -257,7 +257,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
         .iter()
         .map(|f| parse(&call.app, &call.context, f))
         .collect::<Result<_, _>>()?;
-    let env = env(&call.app);
+    let env = call.app.env();
     let stored = tx!(call, |tx| [new, call, env] {
         let mut stored = Vec::new();
         for one in new {
@@ -267,13 +267,6 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
     })?;
     let views = stored.iter().map(|p| view(&call.context, p)).collect();
     Ok(created("port", "ports", bulk, views))
-}
-
-fn env(app: &AppState) -> Env {
-    Env {
-        clock: app.clock.clone(),
-        rng: app.rng.clone(),
-    }
 }
 
 async fn insert(
@@ -363,7 +356,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         groups: fields.texts("security_groups")?,
         wanted: fixed_ips(&fields)?,
     };
-    let env = env(&call.app);
+    let env = call.app.env();
     let port = tx!(call, |tx| [call, id, change, env] { apply(tx, &call.context, &env, &id, change).await })?;
     Ok(ok(json!({"port": view(&call.context, &port)})))
 }

@@ -9,9 +9,7 @@ use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
-use berth_controller_core::{
-    ApiError, AppState, Call, Env, RequestContext, Service, params, time, tx,
-};
+use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, params, time, tx};
 use serde_json::{Value, json};
 
 const FILTERS: &[&str] = &[
@@ -77,13 +75,6 @@ fn view(group: &Group) -> Value {
     })
 }
 
-fn env(app: &AppState) -> Env {
-    Env {
-        clock: app.clock.clone(),
-        rng: app.rng.clone(),
-    }
-}
-
 /// Whose groups a list shows: the caller's, or (administrators) everybody's.
 fn scope(context: &RequestContext) -> Option<String> {
     (!context.is_admin).then(|| context.project_id.clone())
@@ -91,7 +82,7 @@ fn scope(context: &RequestContext) -> Option<String> {
 
 /// `GET /v2.0/security-groups`. A project's default group is made when somebody looks.
 pub async fn list(call: Call, query: Params) -> Reply {
-    let env = env(&call.app);
+    let env = call.app.env();
     let groups = tx!(call, |tx| [call, env] {
         if !call.context.project_id.is_empty() {
             security_groups::ensure_default(tx, &env, &call.context.project_id).await?;
@@ -125,7 +116,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
             fields.text("description", 255)?.unwrap_or_default(),
         ));
     }
-    let env = env(&call.app);
+    let env = call.app.env();
     let groups = tx!(call, |tx| [new, env] {
         let mut groups = Vec::new();
         for (project, name, description) in &new {
