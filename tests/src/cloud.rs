@@ -156,9 +156,10 @@ impl Cloud {
     /// # Errors
     /// The audit's findings.
     pub fn audit(&self) -> Result<()> {
+        // The newest program has the last number: an older one does not open its database.
         let controller = self
             .controllers
-            .first()
+            .last()
             .context("a cloud has a controller")?;
         let mut command = Command::new(&controller.program);
         command.arg("--config").arg(&controller.config);
