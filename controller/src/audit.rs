@@ -164,6 +164,26 @@ const CHECKS: &[Check] = &[
               AND v.deleted_at IS NULL)",
     },
     Check {
+        rule: "a second binding is a VMM's",
+        at_rest: false,
+        detail: "is bound to a VMM that is closed, unknown, elsewhere or its active one",
+        sql: "SELECT b.port_id AS subject FROM port_bindings b WHERE NOT EXISTS \
+              (SELECT 1 FROM vmms v JOIN ports p ON p.instance_id = v.instance_id \
+              WHERE v.id = b.vmm_id AND v.host_id = b.host_id AND v.deleted_at IS NULL \
+              AND p.id = b.port_id AND (p.vmm_id IS NULL OR p.vmm_id <> b.vmm_id))",
+    },
+    Check {
+        rule: "what an operation has ends with it",
+        at_rest: true,
+        detail: "is closed or unknown, and holds a subject, or has a timer or a child",
+        sql: "SELECT h.operation_id AS subject FROM holds h WHERE NOT EXISTS \
+              (SELECT 1 FROM operations o WHERE o.id = h.operation_id AND o.finished_at IS NULL) \
+              UNION SELECT t.operation_id FROM timers t WHERE NOT EXISTS \
+              (SELECT 1 FROM operations o WHERE o.id = t.operation_id AND o.finished_at IS NULL) \
+              UNION SELECT c.parent_id FROM children c WHERE NOT EXISTS \
+              (SELECT 1 FROM operations o WHERE o.id = c.parent_id AND o.finished_at IS NULL)",
+    },
+    Check {
         rule: "a port that compute made goes with its server",
         at_rest: false,
         detail: "was made for a server, and has none",

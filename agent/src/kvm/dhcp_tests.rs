@@ -24,6 +24,7 @@ fn network() -> HostNetwork {
             mac: "06:00:00:00:00:01".into(),
             addresses: vec!["10.0.0.5".parse().unwrap()],
             hostname: Some("web".into()),
+            active: true,
         }],
     }
 }

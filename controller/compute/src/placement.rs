@@ -12,6 +12,7 @@ use berth_controller_core::store::{Json, StoreError, Tx};
 use berth_controller_core::{ControlSettings, Env, params, row};
 use berth_controller_hosts::Target;
 use berth_controller_image::records;
+use berth_controller_network as network;
 use berth_rpc_types::{Capacity, HostId, InstanceId, VmmRole, VmmState};
 use berth_scheduler::{
     GroupPolicy, HostSnapshot, ImageProperties, Request, Selection, ServerGroup, select,
@@ -108,7 +109,8 @@ async fn claim(
     Ok(Some(Target { vmm_id, host_id }))
 }
 
-/// Makes a VMM the instance's active one: it is on that host from now on, with its disks. The one
+/// Makes a VMM the instance's active one: it is on that host from now on, with its disks
+/// and its ports' traffic. The one
 /// before it becomes a source, which waits to be removed. Safe to do twice.
 ///
 /// # Errors
@@ -134,7 +136,7 @@ pub async fn hand_over(tx: &mut Tx, id: InstanceId, to: Target) -> Result<(), St
         params![host_id, id],
     )
     .await?;
-    Ok(())
+    network::activate(tx, id, vmm_id, host_id).await
 }
 
 /// Gives back what a VMM held, once its agent answered that nothing is left of it. The VMM's row
@@ -154,21 +156,8 @@ pub async fn give_back(tx: &mut Tx, now: i64, target: Target) -> Result<(), Stor
         )
         .await?;
     }
-    // Its ports are nobody's on that host any more; who holds them is the API's matter.
-    let unbound = tx
-        .execute(
-            "UPDATE ports SET vmm_id = NULL, host_id = NULL, status = 'DOWN', \
-             revision = revision + 1 WHERE vmm_id = $1",
-            params![vmm_id],
-        )
-        .await?;
-    if unbound > 0 {
-        tx.execute(
-            "UPDATE hosts SET network_revision = network_revision + 1 WHERE id = $1",
-            params![host_id],
-        )
-        .await?;
-    }
+    // Who holds its ports is the API's matter.
+    network::unbind(tx, vmm_id).await?;
     tx.execute(
         "UPDATE vmms SET state = $1, deleted_at = $2 WHERE id = $3 AND deleted_at IS NULL",
         params![VmmState::Deleted.as_str(), now, vmm_id],

@@ -4,8 +4,8 @@
 //! - [`addresses`]: IPAM. An address is handed out by one INSERT under a primary key; no two
 //!   ports ever hold the same one.
 //! - [`quotas`]: how much a project may have.
-//! - [`servers`]: what compute and the workflows ask: ports for a server, their binding to a
-//!   VMM, and the one document a host gets (PROTOCOL.md, "The agent"), over [`agent`].
+//! - [`servers`]: a server's ports; [`bindings`]: for which VMMs they are bound on which hosts;
+//!   [`documents`]: what a VMM and, over [`agent`], a host is told of them.
 //! - [`api`]: REST in front of them.
 //!
 //! Security groups are stored and shown, not enforced; every port therefore says
@@ -14,6 +14,8 @@
 pub mod addresses;
 pub mod agent;
 pub mod api;
+pub mod bindings;
+pub mod documents;
 mod errors;
 pub mod networks;
 pub mod ports;
@@ -22,10 +24,9 @@ pub mod security_groups;
 pub mod servers;
 pub mod subnets;
 
-pub use servers::{
-    RequestedNetwork, ServerAddress, addresses, allocate, bind, host_document, port_specs, release,
-    set_active,
-};
+pub use bindings::{activate, bind, unbind};
+pub use documents::{host_document, port_specs};
+pub use servers::{RequestedNetwork, ServerAddress, addresses, allocate, release, set_active};
 
 #[cfg(test)]
 mod testing {

@@ -41,9 +41,9 @@ row! {
         pub instance_id: Option<String>,
         /// Its place among that server's ports.
         pub device_index: i64,
-        /// The VMM it is bound for.
+        /// The VMM that it is actively bound for ([`super::bindings`]).
         pub vmm_id: Option<String>,
-        /// The host it is bound on.
+        /// The host that it is actively bound on.
         pub host_id: Option<String>,
         /// Rises with each change.
         pub revision: i64,
@@ -68,7 +68,7 @@ pub enum Which {
     Project(String),
     /// One, by id.
     Id(String),
-    /// On one host.
+    /// Bound on one host, actively or not.
     Host(String),
     /// Of one server.
     Instance(String),
@@ -80,7 +80,11 @@ impl Which {
             Self::All => ("CAST($1 AS TEXT) IS NULL", None),
             Self::Project(id) => ("p.project_id = $1", Some(id.clone())),
             Self::Id(id) => ("p.id = $1", Some(id.clone())),
-            Self::Host(id) => ("p.host_id = $1", Some(id.clone())),
+            Self::Host(id) => (
+                "(p.host_id = $1 OR p.id IN (SELECT b.port_id FROM port_bindings b \
+                 WHERE b.host_id = $1))",
+                Some(id.clone()),
+            ),
             Self::Instance(id) => ("p.instance_id = $1", Some(id.clone())),
         }
     }
@@ -344,6 +348,7 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
     addresses::give_back(tx, id).await?;
     for sql in [
         "DELETE FROM port_security_groups WHERE port_id = $1",
+        "DELETE FROM port_bindings WHERE port_id = $1",
         "DELETE FROM ports WHERE id = $1",
     ] {
         tx.execute(sql, params![id]).await?;

@@ -1,20 +1,17 @@
-//! What compute and the workflows ask: ports for a server, their binding, and a host's document.
+//! A server's ports: given to it, shown, and taken away.
 //!
 //! A port belongs to a server from the request's own transaction on ([`allocate`]), to a VMM on
-//! a host once that is chosen ([`bind`]), and to nobody once the delete is answered
-//! ([`release`]). Every change on a host raises its network revision, by which the agent knows
-//! to fetch its document again.
+//! a host once that is chosen ([`super::bindings`]), and to nobody once the delete is answered
+//! ([`release`]).
 
+use super::bindings;
 use super::errors::{conflict, not_found};
 use super::networks::{self, Network};
 use super::ports::{self, Port, WantedAddress, Which};
 use super::security_groups;
-use super::subnets::{self, Subnet};
 use berth_controller_core::store::{Parsed, StoreError, Tx, Value};
 use berth_controller_core::{ApiError, Env, RequestContext, params, row};
-use berth_rpc_types::link::{HostNetwork, HostPort, HostSubnet, NetworkDocument};
-use berth_rpc_types::spec::AddressSpec;
-use berth_rpc_types::{HostId, InstanceId, PortSpec, VmmId};
+use berth_rpc_types::InstanceId;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -196,26 +193,6 @@ async fn make_port(
     Ok(())
 }
 
-/// Binds a server's ports for a VMM on a host.
-///
-/// # Errors
-/// The store's.
-pub async fn bind(
-    tx: &mut Tx,
-    instance_id: InstanceId,
-    vmm_id: VmmId,
-    host_id: HostId,
-) -> Result<(), StoreError> {
-    hosts_changed(tx, "instance_id", &instance_id.to_string()).await?;
-    tx.execute(
-        "UPDATE ports SET vmm_id = $1, host_id = $2, revision = revision + 1 \
-         WHERE instance_id = $3",
-        params![vmm_id, host_id, instance_id],
-    )
-    .await?;
-    hosts_changed(tx, "instance_id", &instance_id.to_string()).await
-}
-
 /// Shows a server's ports as `ACTIVE` or `DOWN`.
 ///
 /// # Errors
@@ -241,7 +218,8 @@ pub async fn set_active(
 /// The store's.
 pub async fn release(tx: &mut Tx, instance_id: InstanceId) -> Result<(), StoreError> {
     let id = instance_id.to_string();
-    hosts_changed(tx, "instance_id", &id).await?;
+    bindings::hosts_changed(tx, "instance_id", &id).await?;
+    bindings::forget(tx, instance_id).await?;
     for port in ports::list(tx, &Which::Instance(id.clone())).await? {
         if port.made_by_compute {
             ports::delete(tx, &port.id).await?;
@@ -255,176 +233,6 @@ pub async fn release(tx: &mut Tx, instance_id: InstanceId) -> Result<(), StoreEr
     )
     .await?;
     Ok(())
-}
-
-/// Raises the network revision of the hosts on which ports with this column's value are bound.
-async fn hosts_changed(tx: &mut Tx, column: &'static str, value: &str) -> Result<(), StoreError> {
-    let sql = format!(
-        "UPDATE hosts SET network_revision = network_revision + 1 \
-         WHERE id IN (SELECT host_id FROM ports WHERE {column} = $1 AND host_id IS NOT NULL)"
-    );
-    tx.execute(&sql, params![value]).await?;
-    Ok(())
-}
-
-/// Tells the hosts of a network that it, or its subnets, changed.
-///
-/// # Errors
-/// The store's.
-pub async fn changed(tx: &mut Tx, network_id: &str) -> Result<(), StoreError> {
-    hosts_changed(tx, "network_id", network_id).await
-}
-
-/// Networks by id, with their subnets.
-async fn nets_of(
-    tx: &mut Tx,
-    ports: &[Port],
-) -> Result<HashMap<String, (Network, Vec<Subnet>)>, StoreError> {
-    let mut nets = HashMap::new();
-    for port in ports {
-        if nets.contains_key(&port.network_id) {
-            continue;
-        }
-        let sql = "SELECT * FROM networks WHERE id = $1";
-        let network: Option<Network> = tx.query_opt(sql, params![&port.network_id]).await?;
-        if let Some(network) = network {
-            let subnets = subnets::list(tx, Some(&port.network_id)).await?;
-            nets.insert(port.network_id.clone(), (network, subnets));
-        }
-    }
-    Ok(nets)
-}
-
-fn id<T: std::str::FromStr<Err: std::fmt::Display>>(
-    table: &str,
-    text: &str,
-) -> Result<T, StoreError> {
-    text.parse().map_err(|e: T::Err| StoreError::Malformed {
-        table: table.into(),
-        column: "id".into(),
-        reason: e.to_string(),
-    })
-}
-
-fn mtu(network: &Network) -> u16 {
-    u16::try_from(network.mtu).unwrap_or(1500)
-}
-
-/// A server's ports, complete, in guest order.
-///
-/// # Errors
-/// The store's.
-pub async fn port_specs(tx: &mut Tx, instance_id: InstanceId) -> Result<Vec<PortSpec>, StoreError> {
-    let ports = ports::list(tx, &Which::Instance(instance_id.to_string())).await?;
-    let nets = nets_of(tx, &ports).await?;
-    let mut specs = Vec::new();
-    for port in &ports {
-        let Some((network, subnets)) = nets.get(&port.network_id) else {
-            continue;
-        };
-        let mut addresses = Vec::new();
-        for (subnet_id, address) in &port.fixed_ips {
-            if let Some(subnet) = subnets.iter().find(|s| s.id == *subnet_id) {
-                addresses.push(AddressSpec {
-                    address: *address,
-                    prefix: subnet.cidr.prefix_len(),
-                    gateway: subnet.gateway,
-                    dns: subnet.dns.clone(),
-                    dhcp: subnet.serves_dhcp(),
-                });
-            }
-        }
-        specs.push(PortSpec {
-            id: id("ports", &port.id)?,
-            network_id: id("networks", &port.network_id)?,
-            mac: port.mac.clone(),
-            mtu: mtu(network),
-            addresses,
-        });
-    }
-    Ok(specs)
-}
-
-/// What a host's networks are to be: every port bound there. A port stays until its server's
-/// delete is answered, so that the agent never loses a tap under a VMM.
-///
-/// # Errors
-/// The store's.
-pub async fn host_document(tx: &mut Tx, host_id: HostId) -> Result<NetworkDocument, StoreError> {
-    let sql = "SELECT network_revision FROM hosts WHERE id = $1";
-    let row: Option<(u64,)> = tx.query_opt(sql, params![host_id]).await?;
-    let ports = ports::list(tx, &Which::Host(host_id.to_string())).await?;
-    let names = hostnames(tx, host_id).await?;
-    let nets = nets_of(tx, &ports).await?;
-    let mut documents: Vec<HostNetwork> = Vec::new();
-    for (network, subnets) in nets.values() {
-        let mut host_subnets = Vec::new();
-        for subnet in subnets {
-            host_subnets.push(HostSubnet {
-                cidr: subnet.cidr.to_string(),
-                gateway: subnet.gateway,
-                dns: subnet.dns.clone(),
-                dhcp: subnet.serves_dhcp(),
-                dhcp_address: subnets::dhcp_address(tx, subnet).await?,
-            });
-        }
-        let mut host_ports = Vec::new();
-        for port in ports.iter().filter(|p| p.network_id == network.id) {
-            let Some(vmm_id) = &port.vmm_id else { continue };
-            host_ports.push(HostPort {
-                id: id("ports", &port.id)?,
-                vmm_id: id("vmms", vmm_id)?,
-                mac: port.mac.clone(),
-                addresses: port.fixed_ips.iter().map(|(_, a)| *a).collect(),
-                hostname: port
-                    .instance_id
-                    .as_ref()
-                    .and_then(|i| names.get(i).cloned()),
-            });
-        }
-        documents.push(HostNetwork {
-            id: id("networks", &network.id)?,
-            // To a host, a local network is a flat one that is wired to nothing.
-            network_type: "flat".into(),
-            physical_network: network.physical_network.clone(),
-            mtu: mtu(network),
-            subnets: host_subnets,
-            ports: host_ports,
-        });
-    }
-    documents.sort_by_key(|n| n.id);
-    Ok(NetworkDocument {
-        revision: row.map_or(0, |(revision,)| revision),
-        networks: documents,
-    })
-}
-
-/// What DHCP calls the servers of a host: their names, as far as DNS allows.
-async fn hostnames(tx: &mut Tx, host_id: HostId) -> Result<HashMap<String, String>, StoreError> {
-    let sql = "SELECT i.id, i.name FROM instances i \
-               WHERE i.id IN (SELECT instance_id FROM ports WHERE host_id = $1)";
-    let mut names = HashMap::new();
-    for (id, name) in tx.query::<(String, String)>(sql, params![host_id]).await? {
-        let name = hostname(&name);
-        if !name.is_empty() {
-            names.insert(id, name);
-        }
-    }
-    Ok(names)
-}
-
-/// A name as a DNS label: letters, digits and hyphens, at most 63, none at its ends.
-fn hostname(name: &str) -> String {
-    let mapped: String = name
-        .chars()
-        .map(|c| match c {
-            'a'..='z' | '0'..='9' => c,
-            'A'..='Z' => c.to_ascii_lowercase(),
-            _ => '-',
-        })
-        .take(63)
-        .collect();
-    mapped.trim_matches('-').to_owned()
 }
 
 row! {

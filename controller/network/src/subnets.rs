@@ -290,7 +290,7 @@ pub async fn update(tx: &mut Tx, before: &Subnet, after: &Subnet) -> Result<(), 
         }
         _ => {}
     }
-    super::servers::changed(tx, &after.network_id).await?;
+    super::bindings::changed(tx, &after.network_id).await?;
     Ok(())
 }
 

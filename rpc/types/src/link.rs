@@ -189,4 +189,12 @@ pub struct HostPort {
     /// The guest's hostname for DHCP.
     #[serde(default)]
     pub hostname: Option<String>,
+    /// Whether traffic goes here. A port may be bound for two VMMs while one hands over to the
+    /// other; a controller that did not say so knew one binding a port.
+    #[serde(default = "active")]
+    pub active: bool,
+}
+
+fn active() -> bool {
+    true
 }

@@ -61,6 +61,11 @@ const STEPS: &[Step] = &[
         name: "subjects, holds, timers and children of operations",
         files: &[include_str!("schema/engine.sql")],
     },
+    Step {
+        number: 7,
+        name: "ports bound twice",
+        files: &[include_str!("schema/bindings.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

@@ -259,7 +259,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         networks::update(tx, &network).await?;
         network.revision += 1;
         if mtu_changed {
-            crate::servers::changed(tx, &id).await?;
+            crate::bindings::changed(tx, &id).await?;
         }
         let subnets = networks::subnet_ids(tx, &id).await?;
         Ok::<_, ApiError>((network, subnets))

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::networks;
 use crate::ports::{self, Port, WantedAddress, Which};
-use crate::{addresses, security_groups, servers};
+use crate::{addresses, bindings, security_groups};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -402,7 +402,7 @@ async fn apply(
         addresses::give_back(tx, id).await?;
         ports::give_addresses(tx, &network, id, Some(&wanted)).await?;
     }
-    servers::changed(tx, &port.network_id).await?;
+    bindings::changed(tx, &port.network_id).await?;
     ports::load(tx, context, id).await
 }
 

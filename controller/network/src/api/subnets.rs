@@ -234,7 +234,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
                 subnet.project_id.clone_from(&network.project_id);
             }
             subnets::insert(tx, &subnet).await?;
-            crate::servers::changed(tx, &subnet.network_id).await?;
+            crate::bindings::changed(tx, &subnet.network_id).await?;
             stored.push(subnet);
         }
         Ok::<_, ApiError>(stored)
@@ -344,7 +344,7 @@ pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
     tx!(call, |tx| [call, id] {
         let subnet = load_own(tx, &call.context, &id).await?;
         subnets::delete(tx, &id).await?;
-        crate::servers::changed(tx, &subnet.network_id).await?;
+        crate::bindings::changed(tx, &subnet.network_id).await?;
         Ok::<_, ApiError>(())
     })?;
     Ok(no_content())
