@@ -84,7 +84,7 @@ pub async fn lift(
 /// [`StoreError`]
 pub async fn wake_waiting(tx: &mut Tx, kinds: &dyn Kinds, now: i64) -> Result<u64, StoreError> {
     let sql = format!(
-        "UPDATE operations SET wake_at = $1 WHERE {} AND wake_at IS NULL \
+        "UPDATE operations SET wake_at = $1 WHERE {} AND (wake_at IS NULL OR wake_at > $1) \
          AND EXISTS (SELECT 1 FROM outbox b JOIN hosts h ON h.id = b.host_id \
          WHERE b.operation_id = operations.id AND b.step = operations.step \
          AND b.attempt = operations.attempt AND b.result IS NULL AND h.forced_down = 1)",

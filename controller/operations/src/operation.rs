@@ -247,10 +247,12 @@ impl Operation {
             params![state, error, env.now(), self.id],
         )
         .await?;
-        // What was not answered is not waited for any more, nor a timer; nothing is held.
+        // What was not answered is not waited for any more, nor a timer or a child;
+        // nothing is held.
         let ends = [
             "UPDATE outbox SET next_send_at = NULL WHERE operation_id = $1",
             "DELETE FROM timers WHERE operation_id = $1",
+            "DELETE FROM children WHERE parent_id = $1",
         ];
         for end in ends {
             tx.execute(end, params![self.id]).await?;

@@ -69,9 +69,10 @@ async fn report_silent(app: &AppState, now: i64, interval: Duration) -> Result<(
             Box::pin(async move {
                 tx.query(
                     "SELECT id, request_id, kind, step FROM operations WHERE state = 'running' \
-                     AND wake_at IS NULL AND COALESCE(last_sign_at, updated_at) <= $1 \
+                     AND (wake_at IS NULL OR wake_at > $3) \
+                     AND COALESCE(last_sign_at, updated_at) <= $1 \
                      AND COALESCE(last_sign_at, updated_at) > $2",
-                    params![now - limit, now - limit - window],
+                    params![now - limit, now - limit - window, now],
                 )
                 .await
             })
@@ -100,6 +101,18 @@ pub async fn prune(app: &AppState) -> Result<u64, StoreError> {
     app.store
         .tx(|tx| {
             Box::pin(async move {
+                // Of operations that a controller of the release before closed: it knew none.
+                for (table, operation) in [
+                    ("holds", "operation_id"),
+                    ("timers", "operation_id"),
+                    ("children", "parent_id"),
+                ] {
+                    let sql = format!(
+                        "DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM operations o \
+                         WHERE o.id = {table}.{operation} AND o.finished_at IS NULL)"
+                    );
+                    tx.execute(&sql, params![]).await?;
+                }
                 tx.execute(
                     "DELETE FROM outbox WHERE next_send_at IS NULL AND created_at < $1 \
                      AND NOT EXISTS (SELECT 1 FROM operations o \
