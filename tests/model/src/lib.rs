@@ -21,6 +21,7 @@ pub mod agent;
 pub mod apply;
 pub mod bounds;
 pub mod database;
+pub mod decisions;
 pub mod host;
 pub mod model;
 pub mod properties;

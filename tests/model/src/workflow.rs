@@ -7,12 +7,17 @@
 //! | delete | `Destroy`, for each VMM |
 //! | migrate | `Incoming`, `HandOver`, `Settle`; then `DropSource`, or `Resume` and `DropTarget` |
 //!
+//! Create, start and delete are the product's own kinds, which are asked what they make of an answer
+//! ([`decided`]); recovery is a create, and the steps of migrate are the model's.
+//!
 //! From the order to hand over until its answer nobody is known to have the right
 //! ([`Operation::holder`]): there is neither undo nor delete then, only `Settle` (rule 7).
 
 use crate::database::{Database, Instance, Row};
+use crate::decisions::{Decision, decided};
 use crate::rules::{Rules, Weakness};
 use crate::words::{Answer, HostNo, Message, Order, Reply, VmmNo};
+use berth_controller_compute::workflow::Kind;
 use berth_rpc_types::VmmState;
 
 /// Where an operation stands.
@@ -39,6 +44,18 @@ pub enum Step {
     DropTarget,
     /// Remove the source.
     DropSource,
+}
+
+impl Step {
+    /// The product's kind, if it has this step.
+    fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Build => Some(Kind::Create),
+            Self::Start => Some(Kind::Start),
+            Self::Destroy => Some(Kind::Delete),
+            _ => None,
+        }
+    }
 }
 
 /// The operation's row.
@@ -298,31 +315,22 @@ impl Database {
         };
         let (step, vmm, source) = (operation.step, operation.vmm, operation.source);
         let is_done = matches!(answer.reply, Reply::Done(_));
+        // It is sent again when an operator has accepted the database.
+        if answer.reply == Reply::Refused {
+            return;
+        }
+        if let Some(kind) = step.kind() {
+            return self.carry_out(decided(kind, answer.reply), message, rules);
+        }
         match answer.reply {
-            // It is sent again when an operator has accepted the database.
-            Reply::Refused => return,
             // Never begun: once more, with the epoch as it is now.
-            Reply::StaleEpoch => return self.go(step, rules),
-            Reply::BelowWatermark if step != Step::Build => return self.go(step, rules),
+            Reply::StaleEpoch | Reply::BelowWatermark => return self.go(step, rules),
             Reply::Superseded => return self.end(Instance::Down),
             _ => {}
         }
         match step {
-            Step::Build | Step::Start if is_done => {
-                self.active = vmm;
-                self.end(Instance::Active);
-            }
-            Step::Build if answer.reply == (Reply::Failed { undone: false }) => {
-                // What is left on the host is still claimed.
-                self.end(Instance::Down);
-            }
-            Step::Build => self.give_up_build(rules),
-            Step::Start => self.end(Instance::Down),
-            Step::Destroy if is_done => {
-                self.close(message.vmm);
-                self.go(Step::Destroy, rules);
-            }
-            Step::Destroy => self.end(Instance::Down),
+            // They are kinds of the product's.
+            Step::Build | Step::Start | Step::Destroy => {}
             Step::Incoming if is_done => self.go(Step::HandOver, rules),
             Step::Incoming => self.abort(rules),
             Step::HandOver if is_done => self.go(Step::Settle, rules),
@@ -365,6 +373,32 @@ impl Database {
             Step::DropSource => {
                 self.close(source);
                 self.end(Instance::Active);
+            }
+        }
+    }
+
+    /// What a kind of the product decided at the answer to this message.
+    fn carry_out(&mut self, decision: Decision, message: Message, rules: Rules) {
+        let Some(operation) = &mut self.operation else {
+            return;
+        };
+        let step = operation.step;
+        match decision {
+            Decision::Done => {
+                self.active = operation.vmm;
+                self.end(Instance::Active);
+            }
+            Decision::Left => self.end(Instance::Down),
+            Decision::Again => self.go(step, rules),
+            Decision::GivenBack { excluded } if step == Step::Build => {
+                if !excluded && let Some(row) = self.rows.get(&message.vmm) {
+                    operation.tried &= !(1 << row.host);
+                }
+                self.give_up_build(rules);
+            }
+            Decision::GivenBack { .. } => {
+                self.close(message.vmm);
+                self.go(step, rules);
             }
         }
     }

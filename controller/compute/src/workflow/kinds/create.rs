@@ -21,6 +21,8 @@ pub(super) struct Create;
 pub(super) struct Memory {
     /// What was reserved.
     target: Option<Target>,
+    /// Whether a build was ordered there that may have been begun, though nobody says so.
+    doubtful: bool,
     /// Hosts that failed this create.
     excluded: Vec<HostId>,
     /// Why, each.
@@ -116,18 +118,22 @@ fn build(at: &mut Here<'_>, event: &Event, limits: Limits) -> Then {
             task(TaskState::Spawning),
         ]),
         Event::Answer { settled, .. } => answered(at, target, event, settled, limits),
-        Event::Reply(Reply::Fenced { fence, sent: false }) => {
+        Event::Reply(Reply::Fenced { fence, sent: false }) if !at.memory.doubtful => {
             let failure = Failure {
                 message: fence.why.clone(),
                 detail: fence.who.clone(),
             };
-            elsewhere(at, target, failure, Blame::Host, limits)
+            elsewhere(at, target, failure, limits)
         }
-        Event::Reply(Reply::Fenced { fence, sent: true }) => Then::Leave(words::fenced(
+        Event::Reply(Reply::Fenced { fence, .. }) => Then::Leave(words::fenced(
             fence,
             "What became of the build there is not known: delete the server, and create it again.",
         )),
-        _ => words::refused(Create::NAME, event).map_or_else(Then::ignore, Then::Fail),
+        _ => match words::refused(Create::NAME, event) {
+            None => Then::ignore(),
+            Some(failure) if at.memory.doubtful => Then::Leave(failure),
+            Some(failure) => Then::Fail(failure),
+        },
     }
 }
 
@@ -150,39 +156,29 @@ fn answered(
             retry_elsewhere,
             ..
         }) => match retry_elsewhere {
-            true => elsewhere(at, target, failure, Blame::Host, limits),
+            true => elsewhere(at, target, failure, limits),
             false => Then::Fail(failure),
         },
-        // Never begun, since the host's ownership changed hands: the same host may do now.
-        Settled::Outcome(Outcome::StaleEpoch { current }) => {
-            let why = format!("the host's epoch rose to {current} before the build was begun");
-            elsewhere(at, target, words::failure(why), Blame::Nobody, limits)
+        // Not begun under this epoch; a journal that was lost may have known of it. So nothing is
+        // given back: it is ordered once more there, with the epoch as it is now.
+        Settled::Outcome(Outcome::StaleEpoch { .. }) if at.attempt < limits.max_attempts => {
+            at.memory.doubtful = true;
+            Then::Again(vec![])
         }
-        Settled::Outcome(Outcome::Unsupported { .. }) | Settled::Unroutable(_) => {
-            elsewhere(at, target, failure, Blame::Host, limits)
+        Settled::Outcome(Outcome::Unsupported { .. }) | Settled::Unroutable(_)
+            if !at.memory.doubtful =>
+        {
+            elsewhere(at, target, failure, limits)
         }
         // What is, or may be, left on the host is still claimed; a delete removes both.
         _ => Then::Leave(failure),
     }
 }
 
-/// Who is to blame for a failed build.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Blame {
-    Host,
-    Nobody,
-}
-
 /// The build left nothing behind: somewhere else, if there are attempts left. A host that was
 /// asked for by name has no elsewhere: its failure is the end, in its own words, as in Nova.
-fn elsewhere(
-    at: &mut Here<'_>,
-    target: Target,
-    failure: Failure,
-    blame: Blame,
-    limits: Limits,
-) -> Then {
-    if blame == Blame::Host && at.given["forced_host"].is_string() {
+fn elsewhere(at: &mut Here<'_>, target: Target, failure: Failure, limits: Limits) -> Then {
+    if at.given["forced_host"].is_string() {
         return Then::Fail(failure);
     }
     if at.attempt >= limits.max_attempts {
@@ -196,9 +192,8 @@ fn elsewhere(
     let memory = &mut at.memory;
     let why = format!("host {}: {}", target.host_id, failure.message);
     memory.failures.push(why);
-    if blame == Blame::Host {
-        memory.excluded.push(target.host_id);
-    }
+    memory.excluded.push(target.host_id);
+    memory.doubtful = false;
     Then::Retry("place")
 }
 

@@ -218,7 +218,6 @@ fn a_build_that_was_not_undone_gives_nothing_back() {
 fn a_build_that_never_began_is_given_back() {
     for event in [
         unroutable(),
-        stale(),
         answer(Outcome::Unsupported { min: 2, max: 3 }),
         Event::Reply(Reply::Unwritable("image is gone".into())),
         fenced(false),
@@ -227,6 +226,34 @@ fn a_build_that_never_began_is_given_back() {
         let back = on(Kind::Create, &at("build", Some(target(1))), &event);
         assert_eq!(back.effects[0], give_back(target(1)), "{event:?}");
     }
+}
+
+#[test]
+fn a_build_whose_host_lost_its_journal_may_be_there_until_its_agent_says_that_it_is_not() {
+    let again = on(Kind::Create, &at("build", Some(target(1))), &stale());
+    // Once more, on the same host, and nothing is given back.
+    assert_eq!((again.step, again.attempt, again.again), ("build", 2, true));
+    assert_eq!(again.effects, []);
+    let ordered = on(Kind::Create, &then(&again), &Event::Run);
+    assert!(ordered.effects.contains(&send(target(1), Order::Build)));
+    // That this order did not reach it says nothing of the first.
+    for event in [
+        unroutable(),
+        answer(Outcome::Unsupported { min: 2, max: 3 }),
+        Event::Reply(Reply::Unwritable("image is gone".into())),
+        fenced(false),
+    ] {
+        let over = on(Kind::Create, &then(&ordered), &event);
+        failure(&over);
+        assert!(!over.effects.contains(&give_back(target(1))), "{event:?}");
+    }
+    let back = on(Kind::Create, &then(&ordered), &failed(true, true));
+    assert_eq!(
+        (back.step, &back.effects[0]),
+        ("place", &give_back(target(1)))
+    );
+    // The next host is not in doubt.
+    assert_eq!(back.params["doubtful"], false);
 }
 
 #[test]
@@ -249,8 +276,6 @@ fn a_host_that_was_asked_for_by_name_is_tried_once_and_its_failure_is_the_fault(
     assert_eq!(over.effects[0], give_back(target(1)));
     let Failure { message, detail } = failure(&over);
     assert_eq!((message.as_str(), detail.as_str()), ("no room", "ENOSPC"));
-    // An order that was never begun, through no fault of the host's, is given again.
-    assert_eq!(on(Kind::Create, &forced, &stale()).step, "place");
 }
 
 #[test]
@@ -320,6 +345,11 @@ fn a_stale_epoch_is_a_new_attempt_and_never_forever() {
         }
         failure(&on(kind, &standing, &stale()));
     }
+    let mut standing = at("build", Some(target(1)));
+    standing.attempt = LIMITS.max_attempts;
+    let over = on(Kind::Create, &standing, &stale());
+    failure(&over);
+    assert_eq!(over.effects.len(), 1);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub struct Vmm {
     pub claimed: bool,
     /// Something of it is, or may come to be, on its host.
     pub may_be_there: bool,
+    /// A journal was lost that may have known of it.
+    pub doubtful: bool,
 }
 
 /// A command in the outbox.
@@ -105,6 +107,7 @@ impl World {
             target: target(n, n),
             claimed: true,
             may_be_there: true,
+            doubtful: false,
         };
         let vmms: Vec<Vmm> = (1..=vmms).map(there).collect();
         let mut world = Self {
@@ -209,6 +212,7 @@ impl World {
                     target,
                     claimed: true,
                     may_be_there: false,
+                    doubtful: false,
                 });
                 Some(Reply::Reserved(target))
             }
@@ -329,14 +333,15 @@ impl World {
             order,
             ..
         } = self.outbox[index].clone();
+        // An epoch rises when a journal is lost, too: what that knew of the build is not known.
+        if matches!(settled, Settled::Outcome(Outcome::StaleEpoch { .. })) {
+            self.vmm(to).doubtful = true;
+        }
+        let doubtful = self.vmm(to).doubtful;
         let never_begun = match &settled {
-            Settled::Unroutable(_) => true,
-            Settled::DeadLetter(_) => false,
-            Settled::Outcome(outcome) => match outcome {
-                Outcome::StaleEpoch { .. } | Outcome::Unsupported { .. } => true,
-                Outcome::Failed { undone, .. } => *undone,
-                _ => false,
-            },
+            Settled::Unroutable(_) | Settled::Outcome(Outcome::Unsupported { .. }) => !doubtful,
+            Settled::Outcome(Outcome::Failed { undone, .. }) => *undone,
+            Settled::Outcome(_) | Settled::DeadLetter(_) => false,
         };
         let is_done = matches!(settled, Settled::Outcome(Outcome::Done { .. }));
         if (order == Order::Build && never_begun) || (order == Order::Delete && is_done) {
