@@ -4,7 +4,7 @@
 //! request is always in the list; events are folded in by the workflow's own transactions.
 
 use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
-use berth_controller_core::{RequestContext, params};
+use berth_controller_core::{Origin, params};
 use berth_rpc_types::{InstanceId, OperationId};
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ pub async fn start(
     tx: &mut Tx,
     now: i64,
     instance_id: InstanceId,
-    context: &RequestContext,
+    origin: &Origin,
     action: &str,
     operation_id: Option<OperationId>,
 ) -> Result<(), StoreError> {
@@ -83,12 +83,12 @@ pub async fn start(
          user_id, message, events, started_at, updated_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, '[]', $8, $8)",
         params![
-            &context.request_id,
+            &origin.request_id,
             instance_id,
             operation_id,
             action,
-            &context.project_id,
-            &context.user_id,
+            &origin.project_id,
+            &origin.user_id,
             None::<String>,
             now
         ],

@@ -4,7 +4,7 @@ use crate::actions;
 use crate::instances::{self, Fault, Instance};
 use crate::workflow::{Begin, BeginError, Kind, begin, power};
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{Env, RequestContext, params};
+use berth_controller_core::{Env, Origin, params};
 use berth_controller_hosts::Observer;
 use berth_controller_network as network;
 use berth_rpc_types::{InstanceId, Observation, PowerState, VmState, VmmState};
@@ -95,26 +95,23 @@ async fn by_itself(
 }
 
 async fn stop_again(tx: &mut Tx, env: &Env, instance: &Instance) -> Result<(), StoreError> {
-    let context = RequestContext {
+    let origin = Origin {
         request_id: format!("req-{}", env.uuid()),
         user_id: instance.user_id.clone(),
         project_id: instance.project_id.clone(),
-        roles: vec![],
-        is_admin: true,
-        system_scope: false,
         traceparent: None,
     };
-    tracing::warn!(request_id = %context.request_id, instance_id = %instance.id, "it runs and should not: stopping it");
+    tracing::warn!(request_id = %origin.request_id, instance_id = %instance.id, "it runs and should not: stopping it");
     let wanted = Begin {
         kind: Kind::Stop,
         instance_id: instance.id,
-        context: &context,
+        origin: &origin,
         params: &serde_json::json!({}),
     };
     match begin(tx, env, wanted).await {
         Ok(operation) => {
             let (now, id) = (env.now(), Some(operation));
-            actions::start(tx, now, instance.id, &context, "stop", id).await
+            actions::start(tx, now, instance.id, &origin, "stop", id).await
         }
         Err(BeginError::Store(error)) => Err(error),
         // Somebody is at it: told again, it is looked at again.

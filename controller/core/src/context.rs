@@ -1,8 +1,9 @@
 //! What every handler gets: the application, and who asks.
 
 use crate::metrics::Metrics;
+use crate::policy::{self, Caller, Reach, Rule, Who};
 use crate::store::Store;
-use crate::{ApiSettings, ControlSettings, Env};
+use crate::{ApiError, ApiSettings, ControlSettings, Env};
 use berth_rpc::{
     Transport,
     clock::{Clock, Rng},
@@ -50,22 +51,20 @@ impl AppState {
     }
 }
 
-/// Who asks, for what, and under which id. Made by the authentication layer from
-/// `X-Auth-Token`; handlers take it as an axum extension.
+/// Who asks, for what, under which id, and how far that reaches. Made by the authentication layer
+/// from `X-Auth-Token` and the table of [`policy`]; handlers take it as an axum extension.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
     /// `req-<uuid>`; answered in `x-openstack-request-id`, carried to KVM.
     pub request_id: String,
     /// The user.
     pub user_id: String,
-    /// The token's project; empty for an unscoped or system token.
+    /// The token's project; empty for one that has none.
     pub project_id: String,
-    /// Role names.
-    pub roles: Vec<String>,
-    /// Whether the token has the `admin` role.
-    pub is_admin: bool,
-    /// The token's system scope (`all`), if any.
-    pub system_scope: bool,
+    /// Scope and role, for what else the table says ([`Self::may`]).
+    pub caller: Caller,
+    /// How far the caller's roles reach in what was asked.
+    pub reach: Reach,
     /// W3C trace context of the request, if any.
     pub traceparent: Option<String>,
 }
@@ -73,6 +72,60 @@ pub struct RequestContext {
 impl RequestContext {
     /// Whether things of `project` may be seen and changed by this caller.
     pub fn may_see(&self, project: &str) -> bool {
-        self.is_admin || self.project_id == project
+        self.reach.covers(project)
     }
+
+    /// Whether the table gives the caller this action, too: a field of the body, or of the answer.
+    /// One that the table does not have is nobody's.
+    pub fn may(&self, action: &str) -> bool {
+        let rule = policy::action(action);
+        rule.is_some_and(|rule| rule.who.reach(&self.caller).is_some())
+    }
+
+    /// Refuses a caller to whom the table does not give this action.
+    ///
+    /// # Errors
+    /// 403 in the words of its service.
+    pub fn require(&self, action: &'static str) -> Result<(), ApiError> {
+        let Some(rule) = policy::action(action) else {
+            tracing::error!(
+                action,
+                "the table of policies has no such action: it is refused"
+            );
+            let nobody = Rule {
+                action,
+                who: Who::Anybody,
+                routes: &[],
+            };
+            return Err(nobody.refusal());
+        };
+        match rule.who.reach(&self.caller) {
+            Some(_) => Ok(()),
+            None => Err(rule.refusal()),
+        }
+    }
+
+    /// On whose behalf what goes on after the answer is done.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            request_id: self.request_id.clone(),
+            user_id: self.user_id.clone(),
+            project_id: self.project_id.clone(),
+            traceparent: self.traceparent.clone(),
+        }
+    }
+}
+
+/// On whose behalf something is done: who asked, or (both empty) nobody. It gives no right: what
+/// was asked was allowed when it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `req-<uuid>`, for every log on the way.
+    pub request_id: String,
+    /// The user.
+    pub user_id: String,
+    /// The project.
+    pub project_id: String,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
 }

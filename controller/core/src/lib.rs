@@ -5,10 +5,10 @@
 //! - [`settings`], [`metrics`]: what can be set, and what is counted.
 //! - [`call`], [`body`], [`query`], [`listing`], [`time`]: a call, what it says, and pages of answers.
 //! - [`error`]: refusals in the words of the service asked; [`agent`]: those that agents get.
-//! - [`layers`]: what every request passes.
+//! - [`layers`]: what every request passes; [`policy`]: who may do what, in one table.
 //! - [`secret`]: secrets, and the hashes that are kept of them.
 //!
-//! Nothing here knows a service, a kind of operation or a host.
+//! But for that table, nothing here knows a service, a kind of operation or a host.
 
 pub mod agent;
 pub mod body;
@@ -19,6 +19,7 @@ pub mod error;
 pub mod layers;
 pub mod listing;
 pub mod metrics;
+pub mod policy;
 pub mod query;
 pub mod secret;
 pub mod settings;
@@ -26,7 +27,7 @@ pub mod store;
 pub mod time;
 
 pub use call::Call;
-pub use context::{AppState, RequestContext};
+pub use context::{AppState, Origin, RequestContext};
 pub use env::Env;
 pub use error::{ApiError, Service};
 pub use settings::{ApiSettings, ControlSettings};

@@ -72,22 +72,12 @@ pub struct Token {
 }
 
 impl Token {
-    /// Whether it carries this role.
-    pub fn has_role(&self, name: &str) -> bool {
-        self.roles.iter().any(|r| r.name == name)
-    }
-
     /// The scope's project.
     pub fn project_id(&self) -> Option<&str> {
         match &self.scope {
             Scope::Project(project, _) => Some(&project.id),
             _ => None,
         }
-    }
-
-    /// Whether its scope is the system.
-    pub fn is_system(&self) -> bool {
-        self.scope == Scope::System
     }
 }
 

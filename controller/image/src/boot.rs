@@ -5,7 +5,7 @@ use super::refuse;
 use axum::http::StatusCode;
 use berth_controller_core::secret::digest;
 use berth_controller_core::store::Tx;
-use berth_controller_core::{ApiError, Env, RequestContext, Service, params};
+use berth_controller_core::{ApiError, Env, Service, params, policy::Reach};
 use berth_rpc_types::{ImageId, ImageSpec, OperationId};
 
 /// The images of a server, each with a token that is good while the operation runs.
@@ -33,12 +33,8 @@ const DEFAULT_CMDLINE: &str = "root=/dev/vda ro console=ttyS0";
 ///
 /// # Errors
 /// 400 that names the image, and the property to set.
-pub async fn can_boot(
-    tx: &mut Tx,
-    context: &RequestContext,
-    image_id: ImageId,
-) -> Result<(), ApiError> {
-    parts(tx, Some(context), image_id).await.map(drop)
+pub async fn can_boot(tx: &mut Tx, reach: &Reach, image_id: ImageId) -> Result<(), ApiError> {
+    parts(tx, Some(reach), image_id).await.map(drop)
 }
 
 /// Collects what a server boots from a root image, with fresh tokens.
@@ -79,11 +75,7 @@ struct Parts {
 }
 
 /// Looks them up; `seen_by` asks that this caller sees them.
-async fn parts(
-    tx: &mut Tx,
-    seen_by: Option<&RequestContext>,
-    image_id: ImageId,
-) -> Result<Parts, ApiError> {
+async fn parts(tx: &mut Tx, seen_by: Option<&Reach>, image_id: ImageId) -> Result<Parts, ApiError> {
     let root = ready(
         tx,
         seen_by,
@@ -125,12 +117,12 @@ fn wrong(message: String) -> ApiError {
 /// An image that is there, whole, and `seen_by` whoever asks; `what` names it in messages.
 async fn ready(
     tx: &mut Tx,
-    seen_by: Option<&RequestContext>,
+    seen_by: Option<&Reach>,
     what: &str,
     id: &str,
 ) -> Result<Image, ApiError> {
     let found = records::find(tx, id).await?;
-    let seen = found.filter(|image| seen_by.is_none_or(|caller| image.visible_to(caller)));
+    let seen = found.filter(|image| seen_by.is_none_or(|reach| image.visible_to(reach)));
     let Some(image) = seen else {
         let id = berth_controller_core::body::clip(id);
         return Err(wrong(format!(

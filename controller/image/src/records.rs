@@ -3,7 +3,7 @@
 use super::refuse;
 use axum::http::StatusCode;
 use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
-use berth_controller_core::{ApiError, RequestContext, params};
+use berth_controller_core::{ApiError, params, policy::Reach};
 use std::collections::BTreeMap;
 
 /// An image as stored.
@@ -84,17 +84,17 @@ impl FromRow for Image {
 }
 
 impl Image {
-    /// Whether the caller may see it.
-    pub fn visible_to(&self, context: &RequestContext) -> bool {
-        matches!(self.visibility.as_str(), "public" | "community") || context.may_see(&self.owner)
+    /// Whether who reaches so far may see it.
+    pub fn visible_to(&self, reach: &Reach) -> bool {
+        matches!(self.visibility.as_str(), "public" | "community") || reach.covers(&self.owner)
     }
 
     /// Refuses callers who may see but not change it.
     ///
     /// # Errors
     /// 403.
-    pub fn must_be_owned_by(&self, context: &RequestContext) -> Result<(), ApiError> {
-        if context.may_see(&self.owner) {
+    pub fn must_be_owned_by(&self, reach: &Reach) -> Result<(), ApiError> {
+        if reach.covers(&self.owner) {
             return Ok(());
         }
         Err(refuse(
@@ -126,20 +126,12 @@ const READ: &str = "SELECT images.*, virtual_sizes.bytes AS virtual_size \
 ///
 /// # Errors
 /// The store's.
-pub async fn list(
-    tx: &mut Tx,
-    context: &RequestContext,
-    community: bool,
-) -> Result<Vec<Image>, StoreError> {
+pub async fn list(tx: &mut Tx, reach: &Reach, community: bool) -> Result<Vec<Image>, StoreError> {
     let sql = format!(
-        "{READ} WHERE $1 = 1 OR owner = $2 OR visibility = 'public' \
-         OR ($3 = 1 AND visibility = 'community')"
+        "{READ} WHERE CAST($1 AS TEXT) IS NULL OR owner = $1 OR visibility = 'public' \
+         OR ($2 = 1 AND visibility = 'community')"
     );
-    tx.query(
-        &sql,
-        params![context.is_admin, &context.project_id, community],
-    )
-    .await
+    tx.query(&sql, params![reach.project(), community]).await
 }
 
 /// One, whoever's it is.
@@ -155,10 +147,10 @@ pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Image>, StoreError> {
 ///
 /// # Errors
 /// 404 otherwise.
-pub async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Image, ApiError> {
+pub async fn load(tx: &mut Tx, reach: &Reach, id: &str) -> Result<Image, ApiError> {
     let found = find(tx, id).await?;
     found
-        .filter(|i| i.visible_to(context))
+        .filter(|i| i.visible_to(reach))
         .ok_or_else(|| missing(id))
 }
 

@@ -3,7 +3,7 @@
 use super::errors::{conflict, not_found};
 use super::quotas;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{ApiError, RequestContext, params, row};
+use berth_controller_core::{ApiError, params, policy::Reach, row};
 
 row! {
     /// A network as stored.
@@ -39,14 +39,14 @@ row! {
 }
 
 impl Network {
-    /// Whether the caller may see it.
-    pub fn visible_to(&self, context: &RequestContext) -> bool {
-        self.shared || self.external || context.may_see(&self.project_id)
+    /// Whether who reaches so far may see it.
+    pub fn visible_to(&self, reach: &Reach) -> bool {
+        self.shared || self.external || reach.covers(&self.project_id)
     }
 
-    /// Whether the caller may put ports on it.
-    pub fn usable_by(&self, context: &RequestContext) -> bool {
-        self.shared || context.may_see(&self.project_id)
+    /// Whether who reaches so far may put ports on it.
+    pub fn usable_by(&self, reach: &Reach) -> bool {
+        self.shared || reach.covers(&self.project_id)
     }
 }
 
@@ -59,23 +59,22 @@ pub fn missing(id: &str) -> ApiError {
 ///
 /// # Errors
 /// The store's.
-pub async fn list(tx: &mut Tx, context: &RequestContext) -> Result<Vec<Network>, StoreError> {
-    let sql = "SELECT * FROM networks WHERE $1 = 1 OR project_id = $2 OR shared = 1 \
-               OR external = 1 ORDER BY created_at, id";
-    tx.query(sql, params![context.is_admin, &context.project_id])
-        .await
+pub async fn list(tx: &mut Tx, reach: &Reach) -> Result<Vec<Network>, StoreError> {
+    let sql = "SELECT * FROM networks WHERE CAST($1 AS TEXT) IS NULL OR project_id = $1 \
+               OR shared = 1 OR external = 1 ORDER BY created_at, id";
+    tx.query(sql, params![reach.project()]).await
 }
 
 /// One, if the caller may see it.
 ///
 /// # Errors
 /// 404 otherwise.
-pub async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Network, ApiError> {
+pub async fn load(tx: &mut Tx, reach: &Reach, id: &str) -> Result<Network, ApiError> {
     let network: Option<Network> = tx
         .query_opt("SELECT * FROM networks WHERE id = $1", params![id])
         .await?;
     network
-        .filter(|n| n.visible_to(context))
+        .filter(|n| n.visible_to(reach))
         .ok_or_else(|| missing(id))
 }
 

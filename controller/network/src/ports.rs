@@ -6,7 +6,7 @@ use super::networks::Network;
 use super::quotas;
 use super::subnets::{self, Subnet};
 use berth_controller_core::store::{Parsed, StoreError, Tx};
-use berth_controller_core::{ApiError, RequestContext, params, row};
+use berth_controller_core::{ApiError, params, policy::Reach, row};
 use berth_rpc::clock::Rng;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -142,13 +142,13 @@ pub async fn list(tx: &mut Tx, which: &Which) -> Result<Vec<Port>, StoreError> {
 ///
 /// # Errors
 /// 404 otherwise.
-pub async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Port, ApiError> {
+pub async fn load(tx: &mut Tx, reach: &Reach, id: &str) -> Result<Port, ApiError> {
     let found = list(tx, &Which::Id(id.to_owned()))
         .await?
         .into_iter()
         .next();
     found
-        .filter(|p| context.may_see(&p.project_id))
+        .filter(|p| reach.covers(&p.project_id))
         .ok_or_else(|| missing(id))
 }
 

@@ -357,8 +357,8 @@ fn check_ports(rule: &Rule) -> Result<(), ApiError> {
 /// # Errors
 /// 409 `SecurityGroupInUse` for one on a port; and for a project's default one, which only an
 /// administrator may remove (and which is made again when it is needed).
-pub async fn delete(tx: &mut Tx, group: &Group, is_admin: bool) -> Result<(), ApiError> {
-    if group.is_default && !is_admin {
+pub async fn delete(tx: &mut Tx, group: &Group, may_default: bool) -> Result<(), ApiError> {
+    if group.is_default && !may_default {
         return Err(conflict(
             "SecurityGroupCannotRemoveDefault",
             "Insufficient rights for removing default security group.",

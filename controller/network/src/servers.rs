@@ -10,7 +10,7 @@ use super::networks::{self, Network};
 use super::ports::{self, Port, WantedAddress, Which};
 use super::security_groups;
 use berth_controller_core::store::{Parsed, StoreError, Tx, Value};
-use berth_controller_core::{ApiError, Env, RequestContext, params, row};
+use berth_controller_core::{ApiError, Env, params, policy::Reach, row};
 use berth_rpc_types::InstanceId;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -54,21 +54,14 @@ pub async fn allocate(
     project_id: &str,
     requested: &[RequestedNetwork],
 ) -> Result<(), ApiError> {
-    let context = RequestContext {
-        request_id: String::new(),
-        user_id: String::new(),
-        project_id: project_id.to_owned(),
-        roles: Vec::new(),
-        is_admin: false,
-        system_scope: false,
-        traceparent: None,
-    };
+    // What the project itself may use, whoever asks for it.
+    let reach = Reach::Project(project_id.to_owned());
     let after = ports::list(tx, &Which::Instance(instance_id.to_string())).await?;
     let first = after.iter().map(|p| p.device_index + 1).max().unwrap_or(0);
     for (index, request) in (first..).zip(requested) {
         match &request.port_id {
-            Some(port_id) => take_port(tx, env, instance_id, &context, port_id, index).await?,
-            None => make_port(tx, env, instance_id, &context, request, index).await?,
+            Some(port_id) => take_port(tx, env, instance_id, &reach, port_id, index).await?,
+            None => make_port(tx, env, instance_id, project_id, request, index).await?,
         }
     }
     Ok(())
@@ -78,12 +71,12 @@ async fn take_port(
     tx: &mut Tx,
     env: &Env,
     instance_id: InstanceId,
-    context: &RequestContext,
+    reach: &Reach,
     port_id: &str,
     index: i64,
 ) -> Result<(), ApiError> {
-    let port = ports::load(tx, context, port_id).await?;
-    let network = networks::load(tx, context, &port.network_id).await?;
+    let port = ports::load(tx, reach, port_id).await?;
+    let network = networks::load(tx, reach, &port.network_id).await?;
     may_carry(&network, Some(&port))?;
     // The check is in the statement: of two servers that ask, one gets it.
     let taken = tx
@@ -130,22 +123,23 @@ async fn make_port(
     tx: &mut Tx,
     env: &Env,
     instance_id: InstanceId,
-    context: &RequestContext,
+    project_id: &str,
     request: &RequestedNetwork,
     index: i64,
 ) -> Result<(), ApiError> {
+    let reach = Reach::Project(project_id.to_owned());
     let id = request.network_id.as_deref().unwrap_or_default();
-    let network = networks::load(tx, context, id).await?;
-    if !network.usable_by(context) {
+    let network = networks::load(tx, &reach, id).await?;
+    if !network.usable_by(&reach) {
         return Err(networks::missing(id));
     }
     may_carry(&network, None)?;
     let groups = if request.security_groups.is_empty() {
-        vec![security_groups::ensure_default(tx, env, &context.project_id).await?]
+        vec![security_groups::ensure_default(tx, env, project_id).await?]
     } else {
         for group in &request.security_groups {
             let found = security_groups::find(tx, group).await?;
-            if found.is_none_or(|g| g.project_id != context.project_id) {
+            if found.is_none_or(|g| g.project_id != project_id) {
                 return Err(security_groups::missing(group));
             }
         }
@@ -155,7 +149,7 @@ async fn make_port(
     let port = Port {
         id: env.port_id().to_string(),
         network_id: network.id.clone(),
-        project_id: context.project_id.clone(),
+        project_id: project_id.to_owned(),
         name: String::new(),
         description: String::new(),
         admin_state_up: true,

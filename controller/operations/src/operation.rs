@@ -5,7 +5,7 @@
 
 use crate::{Kinds, Next, children, decide, holds, timers};
 use berth_controller_core::store::{Json, Row, StoreError, Tx};
-use berth_controller_core::{Env, RequestContext, params, row};
+use berth_controller_core::{Env, Origin, params, row};
 use berth_rpc_types::{InstanceId, OperationId, Stored, Subject, SubjectKind};
 use serde_json::Value;
 use uuid::Uuid;
@@ -51,7 +51,7 @@ pub struct New<'a> {
     /// What it is about.
     pub subject: Subject,
     /// Who asked, under which request id.
-    pub context: &'a RequestContext,
+    pub origin: &'a Origin,
     /// What the request said; kept in `operations.params` under `given`.
     pub given: &'a Value,
 }
@@ -155,7 +155,7 @@ impl Operation {
     /// # Errors
     /// [`StoreError`]
     pub async fn insert(tx: &mut Tx, now: i64, new: New<'_>) -> Result<(), StoreError> {
-        let context = new.context;
+        let origin = new.origin;
         let subject = &new.subject;
         let instance_id = subject.id_of(SubjectKind::Instance).map(InstanceId);
         tx.execute(
@@ -167,11 +167,11 @@ impl Operation {
                 new.kind,
                 new.version,
                 instance_id,
-                &context.project_id,
-                &context.user_id,
-                &context.request_id,
+                &origin.project_id,
+                &origin.user_id,
+                &origin.request_id,
                 decide::given(new.given),
-                context.traceparent.as_deref(),
+                origin.traceparent.as_deref(),
                 now,
                 new.step
             ],

@@ -5,7 +5,7 @@
 use crate::machine::{At, Effect, Event, Machine, ONLY, Settled, Signal, Step, Then, Undo};
 use crate::*;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{ControlSettings, Env, RequestContext, params};
+use berth_controller_core::{ControlSettings, Env, Origin, params};
 use berth_controller_identity::testing;
 use berth_rpc_types::{
     CommandResult, Envelope, HostId, InstanceId, MessageId, OperationId, Outcome, Subject,
@@ -206,13 +206,10 @@ pub(crate) async fn insert(
     version: i64,
     subject: Subject,
 ) -> Result<(), StoreError> {
-    let context = RequestContext {
+    let origin = Origin {
         request_id: "req-1".into(),
         user_id: "u".into(),
         project_id: "p".into(),
-        roles: vec![],
-        is_admin: false,
-        system_scope: false,
         traceparent: None,
     };
     let machines = Asking::machines().iter().copied();
@@ -223,7 +220,7 @@ pub(crate) async fn insert(
         version,
         step: first.unwrap_or_default(),
         subject,
-        context: &context,
+        origin: &origin,
         given: &json!({"n": 1}),
     };
     Operation::insert(tx, 1, new).await

@@ -54,21 +54,6 @@ impl Call {
         self.version.0 >= minor
     }
 
-    /// Refuses who is no administrator; `rule` is Nova's name for what was tried.
-    ///
-    /// # Errors
-    /// 403
-    pub fn admin_only(&self, rule: &str) -> Result<(), ApiError> {
-        if self.context.is_admin {
-            Ok(())
-        } else {
-            Err(error(
-                StatusCode::FORBIDDEN,
-                format!("Policy doesn't allow {rule} to be performed."),
-            ))
-        }
-    }
-
     /// 404 for what came or went with a microversion.
     ///
     /// # Errors

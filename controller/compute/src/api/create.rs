@@ -70,8 +70,7 @@ async fn accept(tx: &mut Tx, call: &Call, mut request: Request) -> Result<Made, 
             "A server belongs to a project: the token is to be scoped to one.",
         ));
     }
-    let visible_to = (!call.context.is_admin).then_some(project.as_str());
-    let flavor = flavors::get(tx, &request.flavor_ref, visible_to)
+    let flavor = flavors::get(tx, &request.flavor_ref, call.context.reach.project())
         .await?
         .ok_or_else(|| {
             bad(format!(
@@ -136,14 +135,15 @@ async fn accept(tx: &mut Tx, call: &Call, mut request: Request) -> Result<Made, 
         }
         let groups = request.security_groups.as_deref();
         networking::attach(tx, call, new.id, &request.networks, groups).await?;
+        let origin = call.context.origin();
         let begin = Begin {
             kind: Kind::Create,
             instance_id: new.id,
-            context: &call.context,
+            origin: &origin,
             params: &params,
         };
         let operation = workflow::begin(tx, &env, begin).await?;
-        actions::start(tx, now, new.id, &call.context, "create", Some(operation)).await?;
+        actions::start(tx, now, new.id, &origin, "create", Some(operation)).await?;
         first.get_or_insert(new.id);
     }
     let first = first.ok_or_else(|| bad("min_count is to be 1 or more"))?;

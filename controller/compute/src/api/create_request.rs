@@ -5,8 +5,8 @@
 //! none, which is how Nova says so (`enable_instance_password = False`).
 
 use super::common::{
-    Call, bad, boolean, description, forbidden, metadata, name, object, opt_name, tags,
-    unsupported, uuid, within,
+    Call, bad, boolean, description, metadata, name, object, opt_name, tags, unsupported, uuid,
+    within,
 };
 use super::networking::{self, Wanted};
 use super::servers::{access_ip, disk_config};
@@ -258,10 +258,9 @@ fn zone(call: &Call, fields: &Fields<'_>) -> Result<(Option<String>, Option<Stri
         [zone, host, node] if host == node || host.is_empty() => (*zone, Some(*node)),
         _ => return Err(fields.wrong("availability_zone", "is to be zone or zone:host")),
     };
-    if host.is_some() && !call.context.is_admin {
-        return Err(forbidden(
-            "Policy doesn't allow os_compute_api:servers:create:forced_host to be performed.",
-        ));
+    if host.is_some() {
+        let forced = "os_compute_api:servers:create:forced_host";
+        call.context.require(forced)?;
     }
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     Ok((some(zone), host.and_then(some)))

@@ -55,13 +55,17 @@ fn show_one(call: &Call, flavor: Flavor) -> Value {
         flavor,
         base_url: call.app.base_url.clone(),
     };
-    render(FIELDS, &view, call.version, call.context.is_admin)
+    render(FIELDS, &view, call.version, sees_all(call))
+}
+
+/// Whether private flavors of all projects are the caller's to see.
+fn sees_all(call: &Call) -> bool {
+    call.context.may("os_compute_api:os-flavor-access:list_all")
 }
 
 /// A flavor that the caller may use.
 async fn find(tx: &mut Tx, call: &Call, id: &str) -> Result<Flavor, ApiError> {
-    let project = (!call.context.is_admin).then_some(call.context.project_id.as_str());
-    let found = flavors::get(tx, id, project).await?;
+    let found = flavors::get(tx, id, call.context.reach.project()).await?;
     found.ok_or_else(|| not_found(format!("Flavor {} could not be found.", clip(id))))
 }
 
@@ -95,12 +99,12 @@ async fn list(call: Call, params: Params, detail: bool) -> Reply {
             return Err(bad(format!("Invalid is_public filter [{}]", clip(other))));
         }
     };
-    let project = (!call.context.is_admin).then(|| call.context.project_id.clone());
+    let project = call.context.reach.project().map(str::to_owned);
     let mut all = tx!(call, |tx| [project] {
         flavors::list(tx, project.as_deref()).await
     })?;
     all.retain(|f| f.ram >= min_ram && f.disk >= min_disk);
-    if call.context.is_admin {
+    if sees_all(&call) {
         all.retain(|f| public.is_none_or(|public| f.is_public == public));
     }
     sort(&mut all, &params)?;
@@ -167,7 +171,6 @@ pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
 
 /// `POST /flavors`
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
-    call.admin_only("os_compute_api:os-flavor-manage:create")?;
     let body = object(&bytes, &["flavor"])?;
     let fields = within(&body, "flavor")?;
     let mut known = vec![
@@ -268,7 +271,6 @@ fn opt_id(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
 /// `PUT /flavors/{id}`, since 2.55: the description.
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     call.only_in(55, u16::MAX)?;
-    call.admin_only("os_compute_api:os-flavor-manage:update")?;
     let body = object(&bytes, &["flavor"])?;
     let fields = within(&body, "flavor")?;
     fields.only(&["description"])?;
@@ -285,7 +287,6 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
 
 /// `DELETE /flavors/{id}`
 pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
-    call.admin_only("os_compute_api:os-flavor-manage:delete")?;
     let gone = tx!(call, |tx| [id] { flavors::delete(tx, &id).await })?;
     if gone {
         return status(StatusCode::ACCEPTED);
@@ -327,7 +328,6 @@ fn parse_specs(fields: &Fields<'_>) -> Result<BTreeMap<String, String>, ApiError
 
 /// `POST /flavors/{id}/os-extra_specs`
 pub async fn specs_merge(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
-    call.admin_only("os_compute_api:os-flavor-extra-specs:create")?;
     let body = object(&bytes, &["extra_specs"])?;
     let specs = parse_specs(&within(&body, "extra_specs")?)?;
     let shown = specs.clone();
@@ -358,7 +358,6 @@ fn no_spec(id: &str, key: &str) -> ApiError {
 
 /// `PUT /flavors/{id}/os-extra_specs/{key}`
 pub async fn spec_set(call: Call, Path((id, key)): Path<(String, String)>, bytes: Bytes) -> Reply {
-    call.admin_only("os_compute_api:os-flavor-extra-specs:update")?;
     let body = berth_controller_core::body::parse(Service::Compute, &bytes)?;
     let specs = parse_specs(&Fields::of(Service::Compute, &body, "body")?)?;
     if specs.len() != 1 || !specs.contains_key(&key) {
@@ -376,7 +375,6 @@ pub async fn spec_set(call: Call, Path((id, key)): Path<(String, String)>, bytes
 
 /// `DELETE /flavors/{id}/os-extra_specs/{key}`
 pub async fn spec_delete(call: Call, Path((id, key)): Path<(String, String)>) -> Reply {
-    call.admin_only("os_compute_api:os-flavor-extra-specs:delete")?;
     tx!(call, |tx| [call, id, key] {
         let mut flavor = find(tx, &call, &id).await?;
         if flavor.extra_specs.remove(&key).is_none() {
@@ -395,7 +393,6 @@ fn access_list(id: &str, projects: &[String]) -> Value {
 
 /// `GET /flavors/{id}/os-flavor-access`
 pub async fn access(call: Call, Path(id): Path<String>) -> Reply {
-    call.admin_only("os_compute_api:os-flavor-access")?;
     let projects = tx!(call, |tx| [call, id] {
         let flavor = find(tx, &call, &id).await?;
         if flavor.is_public {
@@ -408,7 +405,6 @@ pub async fn access(call: Call, Path(id): Path<String>) -> Reply {
 
 /// `POST /flavors/{id}/action`: who may use it.
 pub async fn action(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
-    call.admin_only("os_compute_api:os-flavor-access")?;
     let body = object(&bytes, &["addTenantAccess", "removeTenantAccess"])?;
     let add = body.get("addTenantAccess").is_some();
     let key = if add {

@@ -29,7 +29,7 @@ const FIELDS: &[F] = &[
 ];
 
 fn shown(call: &Call, group: &Group) -> Value {
-    render(FIELDS, group, call.version, call.context.is_admin)
+    render(FIELDS, group, call.version, false)
 }
 
 async fn find(tx: &mut Tx, call: &Call, id: &str) -> Result<Group, ApiError> {
@@ -43,7 +43,8 @@ async fn find(tx: &mut Tx, call: &Call, id: &str) -> Result<Group, ApiError> {
 
 /// `GET /os-server-groups`
 pub async fn index(call: Call, params: Params) -> Reply {
-    let all = call.context.is_admin && params.get("all_projects").is_some();
+    let every = "os_compute_api:os-server-groups:index:all_projects";
+    let all = params.get("all_projects").is_some() && call.context.may(every);
     let project = (!all).then(|| call.context.project_id.clone());
     let groups = tx!(call, |tx| [project] { groups::list(tx, project.as_deref()).await })?;
     let limit = params.limit(berth_controller_core::Service::Compute, listing::MAX_LIMIT)?;

@@ -68,13 +68,13 @@ pub async fn check(tx: &mut Tx, call: &Call, id: ImageId, flavor: &Flavor) -> Re
     let facts = facts(tx, call, id).await?;
     let facts = facts.ok_or_else(|| bad(format!("Can not find requested image {id}.")))?;
     fits(id, &facts, flavor)?;
-    image::can_boot(tx, &call.context, id).await
+    image::can_boot(tx, &call.context.reach, id).await
 }
 
 /// An image that the caller sees.
 async fn facts(tx: &mut Tx, call: &Call, id: ImageId) -> Result<Option<Facts>, StoreError> {
     let image = records::find(tx, &id.to_string()).await?;
-    let seen = image.filter(|i| i.visible_to(&call.context));
+    let seen = image.filter(|i| i.visible_to(&call.context.reach));
     Ok(seen.map(|i| Facts {
         status: i.status,
         min_ram: i.min_ram,

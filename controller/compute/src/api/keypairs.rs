@@ -12,6 +12,7 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::body::clip;
+use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::StoreError;
 use berth_controller_core::{ApiError, Service, time};
@@ -50,10 +51,9 @@ const SHOWN: &[F] = &[
 ];
 
 fn shown(call: &Call, view: &View, more: &[F]) -> Value {
-    let admin = call.context.is_admin;
-    let mut value = render(LIST, view, call.version, admin);
+    let mut value = render(LIST, view, call.version, false);
     if let (Value::Object(map), Value::Object(more)) =
-        (&mut value, render(more, view, call.version, admin))
+        (&mut value, render(more, view, call.version, false))
     {
         map.extend(more);
     }
@@ -64,7 +64,7 @@ fn shown(call: &Call, view: &View, more: &[F]) -> Value {
 fn user(call: &Call, asked: Option<&str>) -> Result<String, ApiError> {
     let own = &call.context.user_id;
     match asked.filter(|_| call.since(10)) {
-        Some(other) if other != own && !call.context.is_admin => Err(forbidden(
+        Some(other) if other != own && call.context.reach != Reach::Cloud => Err(forbidden(
             "Policy doesn't allow os_compute_api:os-keypairs to be performed for another user.",
         )),
         Some(other) => Ok(other.to_owned()),

@@ -4,7 +4,7 @@ use super::common::{Call, bad, conflict, uuid};
 use axum::http::StatusCode;
 use berth_controller_core::body::{Fields, clip};
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{ApiError, RequestContext, params};
+use berth_controller_core::{ApiError, params, policy::Reach};
 use berth_controller_network::ports::{self, Which};
 use berth_controller_network::security_groups::{self, Group};
 use berth_controller_network::{self as network, RequestedNetwork, networks};
@@ -176,17 +176,10 @@ pub fn one(item: &Fields<'_>) -> Result<RequestedNetwork, ApiError> {
     })
 }
 
-/// The same caller without an administrator's eyes: what the project itself may use.
-fn as_member(call: &Call) -> RequestContext {
-    RequestContext {
-        is_admin: false,
-        ..call.context.clone()
-    }
-}
-
 /// The project's one network; `None` if it has none.
 async fn only_network(tx: &mut Tx, call: &Call) -> Result<Option<String>, ApiError> {
-    let member = as_member(call);
+    // Without an administrator's eyes: what the project itself may use.
+    let member = Reach::Project(call.context.project_id.clone());
     let mut usable = networks::list(tx, &member).await?;
     usable.retain(|n| n.usable_by(&member) && !n.external && n.admin_state_up);
     let mut with_subnets = Vec::new();

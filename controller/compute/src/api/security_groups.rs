@@ -12,6 +12,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use berth_controller_core::body::clip;
+use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
 use berth_controller_core::{ApiError, AppState, params};
@@ -70,6 +71,11 @@ fn view(group: &Group, all: &[Group]) -> Value {
     })
 }
 
+/// Whether the caller may delete a project's default group.
+fn may_default(call: &Call) -> bool {
+    call.context.may("network:delete_security_group:default")
+}
+
 /// All groups of the caller's project, its default one among them.
 async fn all(tx: &mut Tx, call: &Call) -> Result<Vec<Group>, ApiError> {
     let project = &call.context.project_id;
@@ -89,7 +95,7 @@ async fn load(tx: &mut Tx, call: &Call, id: &str) -> Result<Group, ApiError> {
 
 async fn index(call: Call, params: Params) -> Reply {
     call.only_in(1, LAST)?;
-    let every = call.context.is_admin && params.flag("all_tenants") == Some(true);
+    let every = call.context.reach == Reach::Cloud && params.flag("all_tenants") == Some(true);
     let groups = tx!(call, |tx| [call] {
         if every {
             Ok::<_, ApiError>(domain::list(tx, None).await?)
@@ -163,7 +169,7 @@ async fn remove(call: Call, Path(id): Path<String>) -> Reply {
     tx!(call, |tx| [call, id] {
         let group = load(tx, &call, &id).await?;
         // Nova has 400 where Neutron has 409.
-        domain::delete(tx, &group, call.context.is_admin).await.map_err(|mut error| {
+        domain::delete(tx, &group, may_default(&call)).await.map_err(|mut error| {
             if error.status == StatusCode::CONFLICT {
                 error.status = StatusCode::BAD_REQUEST;
             }

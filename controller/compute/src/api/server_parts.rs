@@ -348,7 +348,9 @@ pub async fn actions_index(call: Call, Path(id): Path<String>, params: Params) -
         .into_iter()
         .map(|row| {
             let view = ActionView {
-                admin: call.context.is_admin,
+                admin: call
+                    .context
+                    .may("os_compute_api:os-instance-actions:events:details"),
                 row,
             };
             render(ACTION, &view, call.version, view.admin)
@@ -375,7 +377,9 @@ pub async fn action_show(call: Call, Path((id, request)): Path<(String, String)>
         )));
     };
     let view = ActionView {
-        admin: call.context.is_admin,
+        admin: call
+            .context
+            .may("os_compute_api:os-instance-actions:events:details"),
         row,
     };
     let mut value = render(ACTION, &view, call.version, view.admin);

@@ -365,10 +365,11 @@ pub async fn gather(
 
 /// A server in full.
 pub fn detail(view: &ServerView, call: &Call) -> Value {
-    let mut value = render(FIELDS, view, call.version, call.context.is_admin);
-    if call.context.is_admin
-        && let Some(fault) = fault(&view.instance, true)
-    {
+    let admin = call
+        .context
+        .may("os_compute_api:os-extended-server-attributes");
+    let mut value = render(FIELDS, view, call.version, admin);
+    if admin && let Some(fault) = fault(&view.instance, true) {
         value["fault"] = fault;
     }
     value

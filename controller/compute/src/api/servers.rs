@@ -38,7 +38,8 @@ pub async fn find(tx: &mut Tx, call: &Call, id: &str) -> Result<Instance, ApiErr
 /// # Errors
 /// 409
 pub fn check_lock(call: &Call, instance: &Instance) -> Result<(), ApiError> {
-    if instance.locked && !call.context.is_admin {
+    let overrides = "os_compute_api:os-lock-server:unlock:unlock_override";
+    if instance.locked && !call.context.may(overrides) {
         return Err(conflict(format!("Instance {} is locked", instance.id)));
     }
     Ok(())
@@ -162,7 +163,7 @@ struct Query {
 
 impl Query {
     fn parse(call: &Call, params: &Params) -> Result<Self, ApiError> {
-        let admin = call.context.is_admin;
+        let admin = call.context.may("os_compute_api:servers:allow_all_filters");
         let pattern = |name: &str| {
             let text = params.get(name);
             text.map(|t| listing::user_regex(t).map_err(|why| bad(format!("{name} {why}."))))
@@ -175,10 +176,9 @@ impl Query {
             Some("0" | "false" | "False" | "FALSE" | "off" | "no") => false,
             Some(_) => return Err(bad("all_tenants is to be a boolean.")),
         };
-        if all_tenants && !admin {
-            return Err(forbidden(
-                "Policy doesn't allow os_compute_api:servers:index:get_all_tenants to be performed.",
-            ));
+        if all_tenants {
+            let every = "os_compute_api:servers:index:get_all_tenants";
+            call.context.require(every)?;
         }
         let mut filter = Filter {
             project: Some(call.context.project_id.clone()),
@@ -413,15 +413,16 @@ pub async fn act(
             instance.launched_at.is_some(),
         )
         .map_err(|refusal| conflict(refusal.message(&verb, &instance.id)))?;
+        let origin = call.context.origin();
         let begin = Begin {
             kind,
             instance_id: instance.id,
-            context: &call.context,
+            origin: &origin,
             params: &params,
         };
         let operation = workflow::begin(tx, &call.app.env(), begin).await?;
         let name = line.action;
-        actions::start(tx, call.now(), instance.id, &call.context, name, Some(operation)).await?;
+        actions::start(tx, call.now(), instance.id, &origin, name, Some(operation)).await?;
         kill_point!("controller.request.uncommitted");
         Ok::<(), ApiError>(())
     })?;

@@ -6,7 +6,7 @@
 use super::{InstanceKinds, Kind};
 use axum::http::StatusCode;
 use berth_controller_core::store::{AsStoreError, StoreError, Tx};
-use berth_controller_core::{ApiError, Env, RequestContext, Service, params};
+use berth_controller_core::{ApiError, Env, Origin, Service, params};
 use berth_controller_operations::{New, Opened, Operation, Signal, Signalled, signal};
 use berth_rpc_types::{InstanceId, OperationId, Stored, TaskState};
 use serde_json::Value;
@@ -19,7 +19,7 @@ pub struct Begin<'a> {
     /// To what.
     pub instance_id: InstanceId,
     /// Who asked, under which request id.
-    pub context: &'a RequestContext,
+    pub origin: &'a Origin,
     /// See [`Kind`]; `{}` if there is nothing to say.
     pub params: &'a Value,
 }
@@ -97,7 +97,7 @@ pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<Operation
     let Begin {
         kind,
         instance_id,
-        context,
+        origin,
         params: given,
     } = begin;
     let (open, task_state): (Option<OperationId>, Option<Stored<TaskState>>) = tx
@@ -145,7 +145,7 @@ pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<Operation
         });
     }
     insert(tx, now, operation_id, begin).await?;
-    tracing::info!(request_id = %context.request_id, %operation_id, %instance_id, kind = kind.as_str(), "operation accepted");
+    tracing::info!(request_id = %origin.request_id, %operation_id, %instance_id, kind = kind.as_str(), "operation accepted");
     Ok(operation_id)
 }
 
@@ -155,19 +155,14 @@ pub async fn begin(tx: &mut Tx, env: &Env, begin: Begin<'_>) -> Result<Operation
 /// # Errors
 /// [`StoreError`]
 pub async fn reap(tx: &mut Tx, env: &Env, instance_id: InstanceId) -> Result<(), StoreError> {
-    let context = RequestContext {
+    let origin = Origin {
         request_id: format!("req-{}", env.uuid()),
-        user_id: String::new(),
-        project_id: String::new(),
-        roles: vec![],
-        is_admin: true,
-        system_scope: false,
-        traceparent: None,
+        ..Origin::default()
     };
     let wanted = Begin {
         kind: Kind::Delete,
         instance_id,
-        context: &context,
+        origin: &origin,
         params: &Value::Null,
     };
     insert(tx, env.now(), env.operation_id(), wanted).await
@@ -186,7 +181,7 @@ async fn insert(
         version: kind.machine().version,
         step: kind.machine().first(),
         subject: begin.instance_id.into(),
-        context: begin.context,
+        origin: begin.origin,
         given: begin.params,
     };
     Operation::insert(tx, now, new).await

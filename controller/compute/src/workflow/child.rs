@@ -3,7 +3,7 @@
 use super::{Begin, BeginError, Kind, begin as begin_operation};
 use crate::{actions, instances, states};
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{Env, RequestContext};
+use berth_controller_core::{Env, Origin};
 use berth_controller_operations::{Child, Operation};
 use berth_rpc_types::{InstanceId, OperationId, SubjectKind};
 
@@ -28,26 +28,23 @@ pub(super) async fn begin(
     if let Err(refusal) = states::check(line, &instance.vm_state, task, launched) {
         return Ok(Err(refusal.message(line.action, &instance_id)));
     }
-    // In the name of who began the parent, with what that may do.
-    let context = RequestContext {
+    // In the name of who began the parent.
+    let origin = Origin {
         request_id: parent.request_id.clone(),
         user_id: parent.user_id.clone(),
         project_id: parent.project_id.clone(),
-        roles: vec![],
-        is_admin: true,
-        system_scope: false,
         traceparent: parent.traceparent.clone(),
     };
     let wanted = Begin {
         kind,
         instance_id,
-        context: &context,
+        origin: &origin,
         params: &child.given,
     };
     match begin_operation(tx, env, wanted).await {
         Ok(operation) => {
             let (now, action) = (env.now(), line.action);
-            actions::start(tx, now, instance_id, &context, action, Some(operation)).await?;
+            actions::start(tx, now, instance_id, &origin, action, Some(operation)).await?;
             Ok(Ok(operation))
         }
         Err(BeginError::Store(error)) => Err(error),

@@ -2,7 +2,7 @@
 
 use super::domains::DOMAIN;
 use super::projects::PROJECT;
-use super::{Reply, bad, forbidden, hashing, no_content, not_found, ok};
+use super::{Reply, bad, hashing, no_content, not_found, ok};
 use crate::tokens::{self, NewToken, Scope, Token, unauthorized};
 use crate::{catalog, password};
 use axum::body::Bytes;
@@ -350,9 +350,7 @@ async fn subject_token(
             ),
             _ => e,
         })?;
-    if token.user_id != context.user_id && !context.is_admin {
-        return Err(forbidden("You may only look at your own tokens."));
-    }
+    super::oneself_or_more(context, &token.user_id)?;
     Ok((secret, token))
 }
 

@@ -1,13 +1,14 @@
 //! Domains: where user and project names are unique.
 
 use super::resource::{Resource, description};
-use super::{Reply, admin_only, forbidden, self_link};
+use super::{Reply, beyond, forbidden, self_link};
 use crate::DEFAULT_DOMAIN;
 use crate::tokens::Token;
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
+use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::{AppState, Call, Service, row};
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ row! {
 pub(super) static DOMAIN: Resource<Domain> = Resource {
     one: "domain",
     all: "domains",
+    domain: Some("id"),
     unique: "",
     view,
     may_go: |domain| match domain.enabled {
@@ -59,13 +61,11 @@ fn view(app: &AppState, domain: &Domain) -> Value {
 
 /// `GET /v3/domains`
 pub async fn list(call: Call, query: Params) -> Reply {
-    admin_only(&call.context)?;
     DOMAIN.list(&call, &query, &["name", "enabled"]).await
 }
 
 /// `POST /v3/domains`
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
-    admin_only(&call.context)?;
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "domain")?;
     fields.only(&["name", "description", "enabled", "options", "tags"])?;
@@ -82,17 +82,16 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
     DOMAIN.create(&call, columns).await
 }
 
-/// `GET /v3/domains/{id}`: one's own, or as administrator.
+/// `GET /v3/domains/{id}`
 pub async fn show(call: Call, Extension(token): Extension<Token>, Path(id): Path<String>) -> Reply {
-    if token.user_domain.id != id {
-        admin_only(&call.context)?;
+    if matches!(call.context.reach, Reach::Oneself(_)) && token.user_domain.id != id {
+        return Err(beyond());
     }
     DOMAIN.show(&call, &id).await
 }
 
 /// `PATCH /v3/domains/{id}`
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
-    admin_only(&call.context)?;
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "domain")?;
     fields.only(&["name", "description", "enabled", "options", "tags"])?;

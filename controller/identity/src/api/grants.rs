@@ -4,11 +4,12 @@ use super::domains::DOMAIN;
 use super::projects::PROJECT;
 use super::roles::ROLE;
 use super::users::USER;
-use super::{Reply, admin_only, bad, collection, no_content, not_found};
+use super::{Reply, bad, beyond, collection, no_content, not_found};
 use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::routing::get;
+use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{Tx, Value as Stored};
 use berth_controller_core::{ApiError, AppState, Call, params, row, tx};
@@ -46,18 +47,23 @@ impl FromRequestParts<AppState> for Grant {
 }
 
 impl Grant {
-    /// The target, the user and the role have to be there to be granted.
-    async fn can_be_made(&self, tx: &mut Tx) -> Result<(), ApiError> {
-        self.target_exists(tx).await?;
-        USER.load(tx, &self.user).await?;
-        ROLE.load(tx, &self.role).await?;
+    /// The target, the user and the role have to be there to be granted, and within the caller's
+    /// reach. Who keeps a domain gives no role that reaches beyond it.
+    async fn can_be_made(&self, tx: &mut Tx, reach: &Reach) -> Result<(), ApiError> {
+        self.is_within(tx, reach).await?;
+        USER.within(tx, reach, &self.user).await?;
+        let role = ROLE.load(tx, &self.role).await?;
+        if reach.domain().is_some() && !["reader", "member", "manager"].contains(&role.name()) {
+            return Err(beyond());
+        }
         Ok(())
     }
 
-    async fn target_exists(&self, tx: &mut Tx) -> Result<(), ApiError> {
+    /// The target is there, and within the caller's reach.
+    async fn is_within(&self, tx: &mut Tx, reach: &Reach) -> Result<(), ApiError> {
         match self.kind {
-            "project" => PROJECT.load(tx, &self.target).await.map(drop),
-            "domain" => DOMAIN.load(tx, &self.target).await.map(drop),
+            "project" => PROJECT.within(tx, reach, &self.target).await.map(drop),
+            "domain" => DOMAIN.within(tx, reach, &self.target).await.map(drop),
             _ => Ok(()),
         }
     }
@@ -87,9 +93,8 @@ pub fn router() -> Router<AppState> {
 }
 
 async fn list(call: Call, on: Grant) -> Reply {
-    admin_only(&call.context)?;
-    let rows = tx!(call, |tx| [on] {
-        on.target_exists(tx).await?;
+    let rows = tx!(call, |tx| [call, on] {
+        on.is_within(tx, &call.context.reach).await?;
         let sql = "SELECT r.* FROM roles r JOIN role_assignments a ON a.role_id = r.id \
                    WHERE a.user_id = $1 AND a.target_kind = $2 AND a.target_id = $3 \
                    ORDER BY r.name";
@@ -99,8 +104,8 @@ async fn list(call: Call, on: Grant) -> Reply {
 }
 
 async fn check(call: Call, grant: Grant) -> Reply {
-    admin_only(&call.context)?;
-    let found = tx!(call, |tx| [grant] {
+    let found = tx!(call, |tx| [call, grant] {
+        grant.is_within(tx, &call.context.reach).await?;
         let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
                    AND target_kind = $2 AND target_id = $3 AND role_id = $4";
         Ok::<_, ApiError>(tx.query_opt::<(String,)>(sql, &grant.key()).await?)
@@ -109,9 +114,8 @@ async fn check(call: Call, grant: Grant) -> Reply {
 }
 
 async fn grant(call: Call, grant: Grant) -> Reply {
-    admin_only(&call.context)?;
-    tx!(call, |tx| [grant] {
-        grant.can_be_made(tx).await?;
+    tx!(call, |tx| [call, grant] {
+        grant.can_be_made(tx, &call.context.reach).await?;
         let sql = "INSERT INTO role_assignments (user_id, target_kind, target_id, role_id) \
                    VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
         Ok::<_, ApiError>(tx.execute(sql, &grant.key()).await?)
@@ -120,8 +124,10 @@ async fn grant(call: Call, grant: Grant) -> Reply {
 }
 
 async fn revoke(call: Call, grant: Grant) -> Reply {
-    admin_only(&call.context)?;
-    let gone = tx!(call, |tx| [grant] {
+    let gone = tx!(call, |tx| [call, grant] {
+        if call.context.reach.domain().is_some() {
+            grant.can_be_made(tx, &call.context.reach).await?;
+        }
         let sql = "DELETE FROM role_assignments WHERE user_id = $1 \
                    AND target_kind = $2 AND target_id = $3 AND role_id = $4";
         Ok::<_, ApiError>(tx.execute(sql, &grant.key()).await?)
@@ -134,10 +140,8 @@ async fn revoke(call: Call, grant: Grant) -> Reply {
 
 /// `GET /v3/role_assignments`, with its usual filters.
 async fn assignments(call: Call, query: Params) -> Reply {
-    let own = query.get("user.id") == Some(&call.context.user_id);
-    if !own {
-        admin_only(&call.context)?;
-    }
+    super::oneself_or_more(&call.context, query.get("user.id").unwrap_or_default())?;
+    let domain = call.context.reach.domain().map(str::to_owned);
     let text = |name: &str| query.get(name).map(str::to_owned);
     let (user, role) = (text("user.id"), text("role.id"));
     let (kind, target) = if let Some(id) = text("scope.project.id") {
@@ -149,7 +153,7 @@ async fn assignments(call: Call, query: Params) -> Reply {
     } else {
         (None, None)
     };
-    let rows: Vec<Assignment> = tx!(call, |tx| [user, role, target] {
+    let rows: Vec<Assignment> = tx!(call, |tx| [user, role, target, domain] {
         let sql = "SELECT a.user_id, a.target_kind, a.target_id, a.role_id, \
                    u.name AS user_name, r.name AS role_name, u.domain_id AS user_domain, \
                    COALESCE(p.name, d.name, '') AS target_name, \
@@ -162,8 +166,9 @@ async fn assignments(call: Call, query: Params) -> Reply {
                    AND (CAST($2 AS TEXT) IS NULL OR a.role_id = $2) \
                    AND (CAST($3 AS TEXT) IS NULL OR a.target_kind = $3) \
                    AND (CAST($4 AS TEXT) IS NULL OR a.target_id = $4) \
+                   AND (CAST($5 AS TEXT) IS NULL OR p.domain_id = $5 OR d.id = $5) \
                    ORDER BY a.user_id, a.target_kind, a.target_id, r.name";
-        Ok::<_, ApiError>(tx.query(sql, params![user, role, kind, target]).await?)
+        Ok::<_, ApiError>(tx.query(sql, params![user, role, kind, target, domain]).await?)
     })?;
     let names = query.flag("include_names") == Some(true);
     let items = rows.iter().map(|row| row.view(&call.app, names));

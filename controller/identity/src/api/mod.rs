@@ -19,7 +19,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use berth_controller_core::{ApiError, AppState, RequestContext, Service};
+use berth_controller_core::policy::Reach;
+use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service};
 use serde_json::{Value, json};
 
 /// What a handler answers.
@@ -96,14 +97,27 @@ fn forbidden(message: impl Into<String>) -> ApiError {
     ApiError::new(Service::Identity, StatusCode::FORBIDDEN, message)
 }
 
-/// Refuses callers without the `admin` role.
-fn admin_only(context: &RequestContext) -> Result<(), ApiError> {
-    if context.is_admin {
-        return Ok(());
+/// Refuses what is beyond the caller's domain, or is another's.
+fn beyond() -> ApiError {
+    forbidden(
+        "You are not authorized to perform the requested action: it is about what is beyond the \
+         scope of your token.",
+    )
+}
+
+/// Refuses those who may only ask of themselves, but for that.
+fn oneself_or_more(context: &RequestContext, user_id: &str) -> Result<(), ApiError> {
+    match &context.reach {
+        Reach::Oneself(own) if own != user_id => Err(beyond()),
+        _ => Ok(()),
     }
-    Err(forbidden(
-        "You are not authorized to perform the requested action: it needs the admin role.",
-    ))
+}
+
+/// The domain that a body names, or the token's, or the default one.
+fn domain_or_own(call: &Call, named: Option<String>) -> String {
+    let own = || call.context.reach.domain().map(str::to_owned);
+    let domain = named.or_else(own);
+    domain.unwrap_or_else(|| crate::DEFAULT_DOMAIN.to_owned())
 }
 
 /// A password could not be hashed: not the caller's fault.

@@ -1,11 +1,11 @@
 //! Projects: what owns servers, networks and images.
 
 use super::resource::{Resource, description};
-use super::{Reply, admin_only, collection, ok, self_link};
-use crate::DEFAULT_DOMAIN;
+use super::{Reply, beyond, collection, ok, self_link};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
+use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Json;
 use berth_controller_core::{AppState, Call, Service, params, row, tx};
@@ -37,6 +37,7 @@ row! {
 pub(super) static PROJECT: Resource<Project> = Resource {
     one: "project",
     all: "projects",
+    domain: Some("domain_id"),
     unique: " in that domain",
     view,
     may_go: |_| Ok(()),
@@ -64,7 +65,6 @@ fn view(app: &AppState, project: &Project) -> Value {
 
 /// `GET /v3/projects`
 pub async fn list(call: Call, query: Params) -> Reply {
-    admin_only(&call.context)?;
     if query.flag("is_domain") == Some(true) {
         return Ok(collection(&call.app, "projects", "projects", Vec::new()));
     }
@@ -75,7 +75,6 @@ pub async fn list(call: Call, query: Params) -> Reply {
 
 /// `POST /v3/projects`
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
-    admin_only(&call.context)?;
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "project")?;
     fields.only(&FIELDS)?;
@@ -83,7 +82,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
         return Err(fields.wrong("is_domain", "is not offered: make a domain at /v3/domains"));
     }
     let domain = fields.text("domain_id", 64)?;
-    let domain = domain.unwrap_or_else(|| DEFAULT_DOMAIN.to_owned());
+    let domain = super::domain_or_own(&call, domain);
     if fields.text("parent_id", 64)?.is_some_and(|p| p != domain) {
         return Err(fields.wrong("parent_id", "is not the domain: projects do not nest here"));
     }
@@ -105,28 +104,24 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
     PROJECT.create(&call, columns).await
 }
 
-/// `GET /v3/projects/{id}`: an administrator, or who has a role there.
+/// `GET /v3/projects/{id}`; for those who have no more: where they have a role.
 pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
     let row = tx!(call, |tx| [call, id] {
-        if !call.context.may_see(&id) {
+        let context = &call.context;
+        if matches!(context.reach, Reach::Oneself(_)) && context.project_id != id {
             let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
-                       AND target_kind = 'project' AND target_id = $2";
+                       AND target_kind = 'project' AND target_id = $2 LIMIT 1";
             let role: Option<(String,)> =
-                tx.query_opt(sql, params![&call.context.user_id, &id]).await?;
-            if role.is_none() {
-                return Err(super::forbidden(
-                    "You are not authorized to see this project.",
-                ));
-            }
+                tx.query_opt(sql, params![&context.user_id, &id]).await?;
+            role.ok_or_else(beyond)?;
         }
-        PROJECT.load(tx, &id).await
+        PROJECT.within(tx, &context.reach, &id).await
     })?;
     Ok(ok(PROJECT.body(&call.app, &row)))
 }
 
 /// `PATCH /v3/projects/{id}`
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
-    admin_only(&call.context)?;
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "project")?;
     fields.only(&["name", "description", "enabled", "tags", "options"])?;

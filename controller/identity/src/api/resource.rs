@@ -2,8 +2,9 @@
 //! other has. Each gives its [`Resource`] and the type of its rows; what is peculiar to it stays in its
 //! own file.
 
-use super::{Reply, admin_only, collection, conflict, created, no_content, not_found, ok};
+use super::{Reply, beyond, collection, conflict, created, no_content, not_found, ok};
 use berth_controller_core::body::Fields;
+use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{FromRow, StoreError, Tx, Value as Stored};
 use berth_controller_core::{ApiError, AppState, Call, params, tx};
@@ -29,6 +30,8 @@ pub(super) struct Resource<R: 'static> {
     pub one: &'static str,
     /// All of them: in JSON, in paths, and the table.
     pub all: &'static str,
+    /// The column that says in which domain one is; `None`: they are for all domains.
+    pub domain: Option<&'static str>,
     /// Where names are unique, if not everywhere.
     pub unique: &'static str,
     /// Renders one.
@@ -48,6 +51,22 @@ impl<R: FromRow + Send> Resource<R> {
         let sql = format!("SELECT * FROM {} WHERE id = $1", self.all);
         let row = tx.query_opt(&sql, params![id]).await?;
         row.ok_or_else(|| not_found(self.one, id))
+    }
+
+    /// One by its id, if it is within the caller's reach.
+    ///
+    /// # Errors
+    /// 404; 403 for one in another domain.
+    pub async fn within(&self, tx: &mut Tx, reach: &Reach, id: &str) -> Result<R, ApiError> {
+        let row = self.load(tx, id).await?;
+        if let (Some(column), Some(domain)) = (self.domain, reach.domain()) {
+            let sql = format!("SELECT {column} FROM {} WHERE id = $1", self.all);
+            let its: Option<(String,)> = tx.query_opt(&sql, params![id]).await?;
+            if its.is_none_or(|(its,)| its != domain) {
+                return Err(beyond());
+            }
+        }
+        Ok(row)
     }
 
     /// A new one, in the domain that its columns name, if they do.
@@ -125,15 +144,18 @@ impl<R: FromRow + Send> Resource<R> {
         Ok(collection(app, self.all, path, items.collect()))
     }
 
-    /// Those that have what the query says of these columns.
+    /// Those within the caller's reach that have what the query says of these columns.
     pub async fn list(&self, call: &Call, query: &Params, filters: &[&'static str]) -> Reply {
-        let wanted: Vec<Column> = filters
+        let mut wanted: Vec<Column> = filters
             .iter()
             .filter_map(|name| match *name {
                 "enabled" => query.flag(name).map(|flag| (*name, flag.into())),
                 name => query.get(name).map(|value| (name, value.into())),
             })
             .collect();
+        if let (Some(column), Some(domain)) = (self.domain, call.context.reach.domain()) {
+            wanted.push((column, domain.into()));
+        }
         let mut sql = format!("SELECT * FROM {}", self.all);
         for (n, (name, _)) in wanted.iter().enumerate() {
             let joint = if n == 0 { "WHERE" } else { "AND" };
@@ -161,8 +183,12 @@ impl<R: FromRow + Send> Resource<R> {
         self.collection(&call.app, path, &rows)
     }
 
-    /// Makes one.
+    /// Makes one, in a domain within the caller's reach.
     pub async fn create(&'static self, call: &Call, columns: Vec<Column>) -> Reply {
+        let domain = columns.iter().find(|(name, _)| *name == "domain_id");
+        if domain.is_some_and(|domain| !call.context.reach.covers_domain(text(domain))) {
+            return Err(beyond());
+        }
         let row = tx!(call, |tx| [columns] { self.insert(tx, &columns).await })?;
         Ok(created(self.body(&call.app, &row)))
     }
@@ -170,7 +196,9 @@ impl<R: FromRow + Send> Resource<R> {
     /// Shows one.
     pub async fn show(&'static self, call: &Call, id: &str) -> Reply {
         let id = id.to_owned();
-        let row = tx!(call, |tx| [id] { self.load(tx, &id).await })?;
+        let row = tx!(call, |tx| [call, id] {
+            self.within(tx, &call.context.reach, &id).await
+        })?;
         Ok(ok(self.body(&call.app, &row)))
     }
 
@@ -183,19 +211,18 @@ impl<R: FromRow + Send> Resource<R> {
         may: fn(&R, &[Column]) -> Result<(), ApiError>,
     ) -> Reply {
         let id = id.to_owned();
-        let row = tx!(call, |tx| [id, columns] {
-            may(&self.load(tx, &id).await?, &columns)?;
+        let row = tx!(call, |tx| [call, id, columns] {
+            may(&self.within(tx, &call.context.reach, &id).await?, &columns)?;
             self.change(tx, &id, &columns).await
         })?;
         Ok(ok(self.body(&call.app, &row)))
     }
 
-    /// Deletes one, and what goes with it. For administrators.
+    /// Deletes one, and what goes with it.
     pub async fn delete(&'static self, call: &Call, id: &str) -> Reply {
-        admin_only(&call.context)?;
         let id = id.to_owned();
-        tx!(call, |tx| [id] {
-            (self.may_go)(&self.load(tx, &id).await?)?;
+        tx!(call, |tx| [call, id] {
+            (self.may_go)(&self.within(tx, &call.context.reach, &id).await?)?;
             for sql in self.goes_with_it {
                 tx.execute(sql, params![&id]).await?;
             }

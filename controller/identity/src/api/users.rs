@@ -1,9 +1,9 @@
 //! Users and their passwords.
 
 use super::resource::{Column, Resource, description};
-use super::{Reply, admin_only, bad, hashing, no_content, ok, self_link};
+use super::{Reply, bad, beyond, hashing, no_content, ok, oneself_or_more, self_link};
+use crate::password;
 use crate::tokens::unauthorized;
-use crate::{DEFAULT_DOMAIN, password};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
@@ -43,6 +43,7 @@ row! {
 pub(super) static USER: Resource<User> = Resource {
     one: "user",
     all: "users",
+    domain: Some("domain_id"),
     unique: " in that domain",
     view,
     may_go: |_| Ok(()),
@@ -73,7 +74,6 @@ fn view(app: &AppState, user: &User) -> Value {
 
 /// `GET /v3/users`
 pub async fn list(call: Call, query: Params) -> Reply {
-    admin_only(&call.context)?;
     USER.list(&call, &query, &["name", "domain_id", "enabled"])
         .await
 }
@@ -102,7 +102,6 @@ async fn password_hash(call: &Call, fields: &Fields<'_>) -> Result<Option<String
 
 /// `POST /v3/users`
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
-    admin_only(&call.context)?;
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "user")?;
     // `tenantId` is what old clients say for default_project_id; it means nothing in v3.
@@ -111,10 +110,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let mut columns = columns(&fields)?;
     columns.extend([
         ("name", fields.name("name")?.into()),
-        (
-            "domain_id",
-            domain.unwrap_or_else(|| DEFAULT_DOMAIN.to_owned()).into(),
-        ),
+        ("domain_id", super::domain_or_own(&call, domain).into()),
         ("enabled", fields.flag("enabled")?.unwrap_or(true).into()),
         (
             "password_hash",
@@ -131,15 +127,12 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
 
 /// `GET /v3/users/{id}`: oneself, or as administrator.
 pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
-    if call.context.user_id != id {
-        admin_only(&call.context)?;
-    }
+    oneself_or_more(&call.context, &id)?;
     USER.show(&call, &id).await
 }
 
 /// `PATCH /v3/users/{id}`. A new password, or being disabled, ends the user's tokens.
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
-    admin_only(&call.context)?;
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "user")?;
     fields.only(&[&FIELDS[..], &["id"]].concat())?;
@@ -153,8 +146,8 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         ("enabled", enabled.map(i64::from).into()),
         ("password_hash", hash.into()),
     ]);
-    let row = tx!(call, |tx| [id, columns, domain] {
-        let before = USER.load(tx, &id).await?.domain_id;
+    let row = tx!(call, |tx| [call, id, columns, domain] {
+        let before = within(tx, &call, &id).await?.domain_id;
         if domain.is_some_and(|domain| domain != before) {
             return Err(bad("user.domain_id cannot be changed."));
         }
@@ -166,17 +159,28 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     Ok(ok(USER.body(&call.app, &row)))
 }
 
+/// A user that the caller may change. Somebody with rights beyond the domain is beyond it: who sets
+/// their password has these rights.
+async fn within(tx: &mut Tx, call: &Call, id: &str) -> Result<User, ApiError> {
+    let user = USER.within(tx, &call.context.reach, id).await?;
+    if call.context.reach.domain().is_some() {
+        let sql = "SELECT a.role_id FROM role_assignments a JOIN roles r ON r.id = a.role_id \
+                   WHERE a.user_id = $1 AND (r.name = 'admin' OR a.target_kind = 'system') LIMIT 1";
+        let more: Option<(String,)> = tx.query_opt(sql, params![id]).await?;
+        if more.is_some() && call.context.user_id != id {
+            return Err(beyond());
+        }
+    }
+    Ok(user)
+}
+
 async fn revoke_all(tx: &mut Tx, user_id: &str) -> Result<(), StoreError> {
     tx.execute(REVOKE, params![user_id]).await.map(drop)
 }
 
 /// `POST /v3/users/{id}/password`: the user's own change, which proves the old one.
 pub async fn change_password(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
-    if call.context.user_id != id {
-        return Err(super::forbidden(
-            "Only the user may change their password here.",
-        ));
-    }
+    oneself_or_more(&call.context, &id)?;
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "user")?;
     fields.only(&["password", "original_password"])?;
@@ -202,9 +206,8 @@ pub async fn change_password(call: Call, Path(id): Path<String>, bytes: Bytes) -
 
 /// `GET /v3/users/{id}/projects`
 pub async fn projects(call: Call, Path(id): Path<String>) -> Reply {
-    if call.context.user_id != id {
-        admin_only(&call.context)?;
-    }
+    oneself_or_more(&call.context, &id)?;
+    tx!(call, |tx| [call, id] { USER.within(tx, &call.context.reach, &id).await })?;
     let path = format!("users/{id}/projects");
     super::projects::PROJECT
         .list_of_user(&call, &id, &path)
@@ -213,5 +216,6 @@ pub async fn projects(call: Call, Path(id): Path<String>) -> Reply {
 
 /// `DELETE /v3/users/{id}`
 pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
+    tx!(call, |tx| [call, id] { within(tx, &call, &id).await })?;
     USER.delete(&call, &id).await
 }

@@ -1,6 +1,6 @@
 //! Image bytes: up, down, and whether they may be had.
 
-use super::{Reply, admin_only, bad, forbidden, no_content, parse_id, refuse};
+use super::{Reply, bad, forbidden, no_content, parse_id, refuse};
 use crate::files::{self, UploadError, Written};
 use crate::{qcow2, records, serving};
 use axum::Extension;
@@ -85,8 +85,8 @@ async fn begin(
             let context = context.clone();
             Box::pin(async move {
                 let text = id.to_string();
-                let image = records::load(tx, &context, &text).await?;
-                image.must_be_owned_by(&context)?;
+                let image = records::load(tx, &context.reach, &text).await?;
+                image.must_be_owned_by(&context.reach)?;
                 let (Some(_), Some(disk_format)) = (&image.container_format, &image.disk_format)
                 else {
                     return Err(bad(
@@ -261,12 +261,12 @@ pub async fn download(
         .store
         .tx(|tx| {
             let context = context.clone();
-            Box::pin(async move { records::load(tx, &context, &id.to_string()).await })
+            Box::pin(async move { records::load(tx, &context.reach, &id.to_string()).await })
         })
         .await?;
     match image.status.as_str() {
         "active" => {}
-        "deactivated" if context.is_admin => {}
+        "deactivated" if context.may("image:download_image:deactivated") => {}
         "deactivated" => {
             return Err(forbidden(
                 "The requested image has been deactivated. Image data download is forbidden.",
@@ -291,14 +291,13 @@ async fn turn(
     from: &'static str,
     to: &'static str,
 ) -> Reply {
-    admin_only(context)?;
     let id = parse_id(id)?.to_string();
     let now = app.clock.now_millis();
     app.store
         .tx(|tx| {
             let (context, id) = (context.clone(), id.clone());
             Box::pin(async move {
-                let image = records::load(tx, &context, &id).await?;
+                let image = records::load(tx, &context.reach, &id).await?;
                 if image.status != to && !records::transition(tx, &id, from, to, now).await? {
                     return Err(forbidden(format!(
                         "Not allowed to make image {id} {to}: its status is {}.",

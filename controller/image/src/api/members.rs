@@ -17,7 +17,7 @@ pub async fn list(
     app.store
         .tx(|tx| {
             let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move { records::load(tx, &context, &id).await })
+            Box::pin(async move { records::load(tx, &context.reach, &id).await })
         })
         .await?;
     Ok(ok(json!({"members": [], "schema": "/v2/schemas/members"})))

@@ -17,7 +17,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use berth_controller_core::{ApiError, AppState, RequestContext};
+use berth_controller_core::{ApiError, AppState};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -80,13 +80,4 @@ fn parse_id(text: &str) -> Result<Uuid, ApiError> {
         Ok(id) if id.to_string() == text.to_ascii_lowercase() => Ok(id),
         _ => Err(crate::records::missing(text)),
     }
-}
-
-fn admin_only(context: &RequestContext) -> Result<(), ApiError> {
-    if context.is_admin {
-        return Ok(());
-    }
-    Err(forbidden(
-        "You are not authorized to complete this action: it needs the admin role.",
-    ))
 }

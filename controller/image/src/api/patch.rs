@@ -134,10 +134,8 @@ pub fn apply(
                 clip(name)
             )));
         }
-        if name == "owner" && !context.is_admin {
-            return Err(forbidden(
-                "Attribute 'owner' is an administrator's to change.",
-            ));
+        if name == "owner" {
+            context.require("image:modify_image:owner")?;
         }
         if SETTABLE.contains(&name) || name == "owner" {
             if change.op == Op::Remove {
@@ -180,8 +178,8 @@ pub fn set(context: &RequestContext, image: &mut Image, body: &Value) -> Result<
         if !["public", "private", "shared", "community"].contains(&visibility.as_str()) {
             return Err(fields.wrong("visibility", "is not public, private, shared or community"));
         }
-        if visibility == "public" && !context.is_admin {
-            return Err(forbidden("Only an administrator may make an image public."));
+        if visibility == "public" {
+            context.require("image:publicize_image")?;
         }
         image.visibility = visibility;
     }
@@ -225,10 +223,8 @@ pub fn set(context: &RequestContext, image: &mut Image, body: &Value) -> Result<
         image.tags = tags;
     }
     if let Some(owner) = fields.text("owner", 255)? {
-        if !context.may_see(&owner) {
-            return Err(forbidden(
-                "Only an administrator may give an image to another project.",
-            ));
+        if owner != context.project_id {
+            context.require("image:add_image:owner")?;
         }
         image.owner = owner;
     }

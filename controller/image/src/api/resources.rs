@@ -106,9 +106,9 @@ pub async fn list(
         .store
         .tx(|tx| {
             let context = context.clone();
-            Box::pin(
-                async move { Ok::<_, ApiError>(records::list(tx, &context, community).await?) },
-            )
+            Box::pin(async move {
+                Ok::<_, ApiError>(records::list(tx, &context.reach, community).await?)
+            })
         })
         .await?;
     // Hidden images are listed only when asked for; newest first unless asked otherwise.
@@ -249,7 +249,7 @@ pub async fn show(
         .store
         .tx(|tx| {
             let (context, id) = (context.clone(), id.clone());
-            Box::pin(async move { records::load(tx, &context, &id).await })
+            Box::pin(async move { records::load(tx, &context.reach, &id).await })
         })
         .await?;
     Ok(ok(view(&image)))
@@ -268,8 +268,8 @@ async fn change(
         .tx(|tx| {
             let (context, id, change) = (context.clone(), id.clone(), change.clone());
             Box::pin(async move {
-                let mut image = records::load(tx, &context, &id).await?;
-                image.must_be_owned_by(&context)?;
+                let mut image = records::load(tx, &context.reach, &id).await?;
+                image.must_be_owned_by(&context.reach)?;
                 change(&mut image)?;
                 image.updated_at = now;
                 records::update(tx, &image).await?;
@@ -368,9 +368,9 @@ pub async fn delete(
             let context = context.clone();
             Box::pin(async move {
                 let text = id.to_string();
-                records::load(tx, &context, &text)
+                records::load(tx, &context.reach, &text)
                     .await?
-                    .must_be_owned_by(&context)?;
+                    .must_be_owned_by(&context.reach)?;
                 if !records::delete(tx, &text).await? {
                     return Err(forbidden(format!(
                         "Image {id} is protected and cannot be deleted: set protected to false \

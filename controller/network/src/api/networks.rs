@@ -78,7 +78,7 @@ fn view(context: &RequestContext, network: &Network, subnets: &[String]) -> Valu
         "created_at": time::seconds(network.created_at),
         "updated_at": time::seconds(network.updated_at),
     });
-    if context.is_admin {
+    if context.may("network:get_network:provider") {
         body["provider:network_type"] = json!(network.network_type);
         body["provider:physical_network"] = json!(network.physical_network);
         body["provider:segmentation_id"] = Value::Null;
@@ -88,18 +88,16 @@ fn view(context: &RequestContext, network: &Network, subnets: &[String]) -> Valu
 
 /// Refuses what is only an administrator's, or not enforced.
 fn check_policy(context: &RequestContext, fields: &Fields<'_>) -> Result<(), ApiError> {
-    for name in [
-        "shared",
-        "router:external",
-        "provider:network_type",
-        "provider:physical_network",
-        "provider:segmentation_id",
+    let provider = "network:create_network:provider";
+    for (name, action) in [
+        ("shared", "network:create_network:shared"),
+        ("router:external", "network:create_network:router:external"),
+        ("provider:network_type", provider),
+        ("provider:physical_network", provider),
+        ("provider:segmentation_id", provider),
     ] {
-        let harmless = matches!(fields.get(name), None | Some(Value::Bool(false)));
-        if !harmless && !context.is_admin {
-            return Err(forbidden(format!(
-                "Only an administrator may set {name} of a network."
-            )));
+        if !matches!(fields.get(name), None | Some(Value::Bool(false))) {
+            context.require(action)?;
         }
     }
     if fields.flag("port_security_enabled")? == Some(true) {
@@ -186,7 +184,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
 /// `GET /v2.0/networks`
 pub async fn list(call: Call, query: Params) -> Reply {
     let (all, subnets) = tx!(call, |tx| [call] {
-        let all = networks::list(tx, &call.context).await?;
+        let all = networks::list(tx, &call.context.reach).await?;
         let mut subnets: HashMap<String, Vec<String>> = HashMap::new();
         let sql = "SELECT id, network_id FROM subnets ORDER BY created_at, id";
         for (id, network_id) in tx.query(sql, &[]).await? {
@@ -207,7 +205,7 @@ pub async fn list(call: Call, query: Params) -> Reply {
 /// `GET /v2.0/networks/{id}`
 pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
     let (network, subnets) = tx!(call, |tx| [call, id] {
-        let network = networks::load(tx, &call.context, &id).await?;
+        let network = networks::load(tx, &call.context.reach, &id).await?;
         let subnets = networks::subnet_ids(tx, &id).await?;
         Ok::<_, ApiError>((network, subnets))
     })?;
@@ -240,7 +238,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let mtu = fields.int("mtu", MTU.0, MTU.1)?;
     let now = call.now();
     let (network, subnets) = tx!(call, |tx| [call, id, name, description] {
-        let mut network = networks::load(tx, &call.context, &id).await?;
+        let mut network = networks::load(tx, &call.context.reach, &id).await?;
         must_own(&call.context, &network)?;
         if up == Some(false) && network.admin_state_up {
             networks::must_hold_no_server(tx, &id).await?;
@@ -272,7 +270,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
 /// `DELETE /v2.0/networks/{id}`, with its subnets.
 pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
     tx!(call, |tx| [call, id] {
-        let network = networks::load(tx, &call.context, &id).await?;
+        let network = networks::load(tx, &call.context.reach, &id).await?;
         must_own(&call.context, &network)?;
         networks::delete(tx, &id).await
     })?;

@@ -84,7 +84,7 @@ fn view(context: &RequestContext, port: &Port) -> Value {
         "created_at": time::seconds(port.created_at),
         "updated_at": time::seconds(port.updated_at),
     });
-    if context.is_admin {
+    if context.may("network:get_port:binding:host_id") {
         body["binding:host_id"] = json!(port.host_id.as_deref().unwrap_or_default());
         body["binding:vif_type"] = json!(if port.host_id.is_some() {
             "bridge"
@@ -121,9 +121,7 @@ fn check_offered(context: &RequestContext, fields: &Fields<'_>) -> Result<(), Ap
     if let Some(host) = fields.text("binding:host_id", 255)?
         && !host.is_empty()
     {
-        if !context.is_admin {
-            return Err(forbidden("Only an administrator may set binding:host_id."));
-        }
+        context.require("network:create_port:binding:host_id")?;
         return Err(not_offered("binding:host_id", &host));
     }
     Ok(())
@@ -276,8 +274,8 @@ async fn insert(
     new: NewPort,
 ) -> Result<Port, ApiError> {
     let mut port = new.port;
-    let network = networks::load(tx, context, &port.network_id).await?;
-    if !network.usable_by(context) {
+    let network = networks::load(tx, &context.reach, &port.network_id).await?;
+    if !network.usable_by(&context.reach) {
         return Err(forbidden(format!(
             "Network {} is another project's and not shared: no ports may be made on it.",
             network.id
@@ -294,10 +292,10 @@ async fn insert(
 
 /// `GET /v2.0/ports`
 pub async fn list(call: Call, query: Params) -> Reply {
-    let which = match (query.get("id"), call.context.is_admin) {
+    let which = match (query.get("id"), call.context.reach.project()) {
         (Some(id), _) => Which::Id(id.to_owned()),
-        (None, true) => Which::All,
-        (None, false) => Which::Project(call.context.project_id.clone()),
+        (None, None) => Which::All,
+        (None, Some(project)) => Which::Project(project.to_owned()),
     };
     let all = tx!(call, |tx| [which] { Ok::<_, ApiError>(ports::list(tx, &which).await?) })?;
     let views = all
@@ -310,7 +308,7 @@ pub async fn list(call: Call, query: Params) -> Reply {
 
 /// `GET /v2.0/ports/{id}`
 pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
-    let port = tx!(call, |tx| [call, id] { ports::load(tx, &call.context, &id).await })?;
+    let port = tx!(call, |tx| [call, id] { ports::load(tx, &call.context.reach, &id).await })?;
     Ok(ok(
         json!({"port": only(view(&call.context, &port), &query)}),
     ))
@@ -368,7 +366,7 @@ async fn apply(
     id: &str,
     change: Change,
 ) -> Result<Port, ApiError> {
-    let mut port = ports::load(tx, context, id).await?;
+    let mut port = ports::load(tx, &context.reach, id).await?;
     if port.instance_id.is_some() && change.touches_the_nic() {
         return Err(ApiError::new(
             Service::Network,
@@ -381,7 +379,7 @@ async fn apply(
         )
         .kind("PortInUse"));
     }
-    let network = networks::load(tx, context, &port.network_id).await?;
+    let network = networks::load(tx, &context.reach, &port.network_id).await?;
     if change.mac.is_some() && !context.may_see(&network.project_id) {
         return Err(forbidden(
             "Only a network's owner may choose the mac_address of a port on it.",
@@ -403,13 +401,13 @@ async fn apply(
         ports::give_addresses(tx, &network, id, Some(&wanted)).await?;
     }
     bindings::changed(tx, &port.network_id).await?;
-    ports::load(tx, context, id).await
+    ports::load(tx, &context.reach, id).await
 }
 
 /// `DELETE /v2.0/ports/{id}`
 pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
     tx!(call, |tx| [call, id] {
-        let port = ports::load(tx, &call.context, &id).await?;
+        let port = ports::load(tx, &call.context.reach, &id).await?;
         if port.instance_id.is_some() {
             return Err(ApiError::new(
                 Service::Network,

@@ -75,11 +75,6 @@ fn view(group: &Group) -> Value {
     })
 }
 
-/// Whose groups a list shows: the caller's, or (administrators) everybody's.
-fn scope(context: &RequestContext) -> Option<String> {
-    (!context.is_admin).then(|| context.project_id.clone())
-}
-
 /// `GET /v2.0/security-groups`. A project's default group is made when somebody looks.
 pub async fn list(call: Call, query: Params) -> Reply {
     let env = call.app.env();
@@ -87,7 +82,7 @@ pub async fn list(call: Call, query: Params) -> Reply {
         if !call.context.project_id.is_empty() {
             security_groups::ensure_default(tx, &env, &call.context.project_id).await?;
         }
-        Ok::<_, ApiError>(security_groups::list(tx, scope(&call.context).as_deref()).await?)
+        Ok::<_, ApiError>(security_groups::list(tx, call.context.reach.project()).await?)
     })?;
     let views = groups.iter().map(view).collect();
     answer_list(
@@ -183,14 +178,15 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
 pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
     tx!(call, |tx| [call, id] {
         let group = load(tx, &call.context, &id).await?;
-        security_groups::delete(tx, &group, call.context.is_admin).await
+        let may_default = call.context.may("network:delete_security_group:default");
+        security_groups::delete(tx, &group, may_default).await
     })?;
     Ok(no_content())
 }
 
 /// `GET /v2.0/security-group-rules`
 pub async fn list_rules(call: Call, query: Params) -> Reply {
-    let scope = scope(&call.context);
+    let scope = call.context.reach.project().map(str::to_owned);
     let rules = tx!(call, |tx| [scope] {
         Ok::<_, ApiError>(security_groups::rules(tx, scope.as_deref()).await?)
     })?;

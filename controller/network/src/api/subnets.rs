@@ -8,6 +8,7 @@ use crate::subnets::{self, Subnet};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields, clip};
+use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
 use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, time, tx};
@@ -226,11 +227,11 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let stored = tx!(call, |tx| [new, call] {
         let mut stored = Vec::new();
         for mut subnet in new {
-            let network = networks::load(tx, &call.context, &subnet.network_id).await?;
+            let network = networks::load(tx, &call.context.reach, &subnet.network_id).await?;
             if !call.context.may_see(&network.project_id) {
                 return Err(forbidden("Only a network's owner may make subnets on it."));
             }
-            if !call.context.is_admin {
+            if call.context.reach != Reach::Cloud {
                 subnet.project_id.clone_from(&network.project_id);
             }
             subnets::insert(tx, &subnet).await?;
@@ -247,10 +248,10 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
 /// are not shared, only its own.
 pub async fn list(call: Call, query: Params) -> Reply {
     let all = tx!(call, |tx| [call] {
-        let usable: HashSet<String> = networks::list(tx, &call.context)
+        let usable: HashSet<String> = networks::list(tx, &call.context.reach)
             .await?
             .into_iter()
-            .filter(|n| n.usable_by(&call.context))
+            .filter(|n| n.usable_by(&call.context.reach))
             .map(|n| n.id)
             .collect();
         let mut all = subnets::list(tx, None).await?;
@@ -269,8 +270,8 @@ async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Subnet,
     if context.may_see(&subnet.project_id) {
         return Ok(subnet);
     }
-    match networks::load(tx, context, &subnet.network_id).await {
-        Ok(network) if network.usable_by(context) => Ok(subnet),
+    match networks::load(tx, &context.reach, &subnet.network_id).await {
+        Ok(network) if network.usable_by(&context.reach) => Ok(subnet),
         Err(error) if error.cause.is_some() => Err(error),
         _ => Err(subnets::missing(id)),
     }

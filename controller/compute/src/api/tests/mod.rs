@@ -9,6 +9,7 @@ mod flavors;
 mod groups;
 mod hosts;
 mod keypairs;
+mod policy;
 mod quota_sets;
 mod security_groups;
 mod servers;
