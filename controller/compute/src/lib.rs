@@ -12,6 +12,7 @@
 
 pub mod actions;
 pub mod api;
+pub mod boot_sources;
 pub mod flavors;
 pub mod groups;
 pub mod instances;

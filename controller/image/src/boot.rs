@@ -4,9 +4,10 @@ use super::records::{self, Image};
 use super::refuse;
 use axum::http::StatusCode;
 use berth_controller_core::secret::digest;
-use berth_controller_core::store::Tx;
+use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, Env, Service, params, policy::Reach};
 use berth_rpc_types::{ImageId, ImageSpec, OperationId};
+use serde::{Deserialize, Serialize};
 
 /// The images of a server, each with a token that is good while the operation runs.
 #[derive(Clone, Debug)]
@@ -17,54 +18,123 @@ pub struct BootImages {
     pub kernel: ImageSpec,
     /// initrd.
     pub ramdisk: Option<ImageSpec>,
-    /// The root image's `os_command_line`.
-    pub cmdline: String,
-    /// GiB that the root disk must have at least.
-    pub min_disk: u64,
-    /// MiB that the guest must have at least.
-    pub min_ram: u64,
 }
 
 /// What a guest gets if its image says nothing.
 const DEFAULT_CMDLINE: &str = "root=/dev/vda ro console=ttyS0";
 
-/// Whether a server can boot from a root image, as it is now: asked before one is accepted.
-/// Kernel and ramdisk are to be images that the caller sees, as the root image is.
-///
-/// # Errors
-/// 400 that names the image, and the property to set.
-pub async fn can_boot(tx: &mut Tx, reach: &Reach, image_id: ImageId) -> Result<(), ApiError> {
-    parts(tx, Some(reach), image_id).await.map(drop)
+/// What a server boots from, as it was when the server was asked for. Images are immutable once they
+/// are active, and their ids are never given again; what an image says of its kernel is not: so
+/// it is read once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootSources {
+    /// What the root disk is made from.
+    pub root: Source,
+    /// The kernel.
+    pub kernel: Source,
+    /// The initrd.
+    pub ramdisk: Option<Source>,
+    /// The kernel's command line.
+    pub cmdline: String,
 }
 
-/// Collects what a server boots from a root image, with fresh tokens.
-///
-/// # Errors
-/// 400 that names the image and what is wrong: gone, not active, no `kernel_id`, a disk format
-/// that no driver takes.
-pub async fn boot_images(
-    tx: &mut Tx,
-    env: &Env,
-    image_id: ImageId,
-    operation_id: OperationId,
-) -> Result<BootImages, ApiError> {
-    let Parts {
-        root,
-        kernel,
-        ramdisk,
-    } = parts(tx, None, image_id).await?;
-    let cmdline = root.properties.get("os_command_line");
-    Ok(BootImages {
-        cmdline: cmdline.map_or_else(|| DEFAULT_CMDLINE.to_owned(), Clone::clone),
-        min_disk: u64::try_from(root.min_disk).unwrap_or(0),
-        min_ram: u64::try_from(root.min_ram).unwrap_or(0),
-        kernel: spec(tx, env, &kernel, operation_id).await?,
-        ramdisk: match ramdisk {
-            Some(image) => Some(spec(tx, env, &image, operation_id).await?),
-            None => None,
-        },
-        root: spec(tx, env, &root, operation_id).await?,
-    })
+/// An image's data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// The image.
+    pub id: ImageId,
+    /// Glance's `disk_format`.
+    pub disk_format: String,
+    /// Bytes.
+    pub size: u64,
+    /// In hexadecimal: whatever has that id, it is this that boots.
+    pub sha512: String,
+}
+
+impl From<&ImageSpec> for Source {
+    fn from(spec: &ImageSpec) -> Self {
+        Self {
+            id: spec.id,
+            disk_format: spec.disk_format.clone(),
+            size: spec.size,
+            sha512: spec.sha512.clone(),
+        }
+    }
+}
+
+impl BootSources {
+    /// Of an image as it is now; it, its kernel and its ramdisk are to be images that `reach` sees.
+    ///
+    /// # Errors
+    /// 400 that names the image, what is wrong (gone, not active, no `kernel_id`, a disk format
+    /// that no driver takes), and the property to set.
+    pub async fn of(tx: &mut Tx, reach: &Reach, image_id: ImageId) -> Result<Self, ApiError> {
+        let Parts {
+            root,
+            kernel,
+            ramdisk,
+        } = parts(tx, reach, image_id).await?;
+        let cmdline = root.properties.get("os_command_line");
+        Ok(Self {
+            cmdline: cmdline.map_or_else(|| DEFAULT_CMDLINE.to_owned(), Clone::clone),
+            root: source(&root)?,
+            kernel: source(&kernel)?,
+            ramdisk: ramdisk.as_ref().map(source).transpose()?,
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Source> {
+        [&self.root, &self.kernel].into_iter().chain(&self.ramdisk)
+    }
+
+    /// Whether the images are still there, for a host that has none of them.
+    ///
+    /// # Errors
+    /// 400 that names the image that is not.
+    pub async fn are_there(&self, tx: &mut Tx) -> Result<(), ApiError> {
+        for source in self.all() {
+            let id = source.id.to_string();
+            let found = records::find(tx, &id).await?;
+            let same = |image: &Image| image.sha512.as_ref() == Some(&source.sha512);
+            match found.filter(same) {
+                None => {
+                    return Err(wrong(format!(
+                        "Image {id}, which the server was made from, is gone: make the server \
+                         again, from another image."
+                    )));
+                }
+                Some(image) if image.status != "active" => {
+                    return Err(wrong(format!(
+                        "Image {id}, which the server was made from, has status {}; it must be \
+                         active.",
+                        image.status
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The images as an agent fetches them, with tokens for this operation.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn specs(
+        &self,
+        tx: &mut Tx,
+        env: &Env,
+        operation_id: OperationId,
+    ) -> Result<BootImages, StoreError> {
+        Ok(BootImages {
+            root: spec(tx, env, &self.root, operation_id).await?,
+            kernel: spec(tx, env, &self.kernel, operation_id).await?,
+            ramdisk: match &self.ramdisk {
+                Some(source) => Some(spec(tx, env, source, operation_id).await?),
+                None => None,
+            },
+        })
+    }
 }
 
 /// The images that a server boots from.
@@ -74,11 +144,11 @@ struct Parts {
     ramdisk: Option<Image>,
 }
 
-/// Looks them up; `seen_by` asks that this caller sees them.
-async fn parts(tx: &mut Tx, seen_by: Option<&Reach>, image_id: ImageId) -> Result<Parts, ApiError> {
+/// Looks them up, among what `reach` sees.
+async fn parts(tx: &mut Tx, reach: &Reach, image_id: ImageId) -> Result<Parts, ApiError> {
     let root = ready(
         tx,
-        seen_by,
+        reach,
         &format!("Image {image_id}"),
         &image_id.to_string(),
     )
@@ -98,9 +168,9 @@ async fn parts(tx: &mut Tx, seen_by: Option<&Reach>, image_id: ImageId) -> Resul
         )));
     };
     let named = |property: &str| format!("Image {}: its {property}", root.id);
-    let kernel = ready(tx, seen_by, &named("kernel_id"), kernel_id).await?;
+    let kernel = ready(tx, reach, &named("kernel_id"), kernel_id).await?;
     let ramdisk = match root.properties.get("ramdisk_id").filter(|r| !r.is_empty()) {
-        Some(id) => Some(ready(tx, seen_by, &named("ramdisk_id"), id).await?),
+        Some(id) => Some(ready(tx, reach, &named("ramdisk_id"), id).await?),
         None => None,
     };
     Ok(Parts {
@@ -114,15 +184,15 @@ fn wrong(message: String) -> ApiError {
     ApiError::new(Service::Compute, StatusCode::BAD_REQUEST, message)
 }
 
-/// An image that is there, whole, and `seen_by` whoever asks; `what` names it in messages.
+/// An image that is there, whole, and within `reach`; `what` names it in messages.
 async fn ready(
     tx: &mut Tx,
-    seen_by: Option<&Reach>,
+    reach: &Reach,
     what: &str,
     id: &str,
 ) -> Result<Image, ApiError> {
     let found = records::find(tx, id).await?;
-    let seen = found.filter(|image| seen_by.is_none_or(|reach| image.visible_to(reach)));
+    let seen = found.filter(|image| image.visible_to(reach));
     let Some(image) = seen else {
         let id = berth_controller_core::body::clip(id);
         return Err(wrong(format!(
@@ -138,31 +208,42 @@ async fn ready(
     Ok(image)
 }
 
+/// An active image's data.
+fn source(image: &Image) -> Result<Source, ApiError> {
+    let unreadable = || {
+        refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("Image {} is active without a checksum or a size.", image.id),
+        )
+    };
+    let size = image.size.and_then(|size| u64::try_from(size).ok());
+    Ok(Source {
+        id: image.id.parse().map_err(|_| unreadable())?,
+        disk_format: image.disk_format.clone().unwrap_or_default(),
+        size: size.ok_or_else(unreadable)?,
+        sha512: image.sha512.clone().ok_or_else(unreadable)?,
+    })
+}
+
 async fn spec(
     tx: &mut Tx,
     env: &Env,
-    image: &Image,
+    source: &Source,
     operation_id: OperationId,
-) -> Result<ImageSpec, ApiError> {
+) -> Result<ImageSpec, StoreError> {
     let secret = env.secret();
     tx.execute(
         "INSERT INTO image_tokens (token_hash, image_id, operation_id, created_at) \
          VALUES ($1, $2, $3, $4)",
-        params![digest(&secret), &image.id, operation_id, env.now()],
+        params![digest(&secret), source.id, operation_id, env.now()],
     )
     .await?;
-    let id: ImageId = image.id.parse().map_err(|_| {
-        refuse(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "An image's id is no UUID.",
-        )
-    })?;
     Ok(ImageSpec {
-        id,
-        disk_format: image.disk_format.clone().unwrap_or_default(),
-        size: u64::try_from(image.size.unwrap_or(0)).unwrap_or(0),
-        sha512: image.sha512.clone().unwrap_or_default(),
-        path: format!("/agent/v1/images/{id}"),
+        id: source.id,
+        disk_format: source.disk_format.clone(),
+        size: source.size,
+        sha512: source.sha512.clone(),
+        path: format!("/agent/v1/images/{}", source.id),
         token: secret,
     })
 }

@@ -20,7 +20,7 @@ pub mod reconcile;
 pub mod records;
 pub mod serving;
 
-pub use boot::{BootImages, boot_images, can_boot};
+pub use boot::{BootImages, BootSources, Source};
 pub use serving::agent_router;
 
 use axum::http::StatusCode;

@@ -157,8 +157,19 @@ pub async fn load(tx: &mut Tx, reach: &Reach, id: &str) -> Result<Image, ApiErro
 /// Stores a new one.
 ///
 /// # Errors
-/// 409 for an id that is taken.
+/// 409 for an id that is taken, or was.
 pub async fn insert(tx: &mut Tx, image: &Image) -> Result<(), ApiError> {
+    let taken = || {
+        refuse(
+            StatusCode::CONFLICT,
+            format!("Image ID {} already exists!", image.id),
+        )
+    };
+    let sql = "SELECT id FROM retired_images WHERE id = $1";
+    let retired: Option<(String,)> = tx.query_opt(sql, params![&image.id]).await?;
+    if retired.is_some() {
+        return Err(taken());
+    }
     let i = image.clone();
     tx.execute(
         "INSERT INTO images (id, owner, name, status, visibility, container_format, disk_format, \
@@ -184,10 +195,7 @@ pub async fn insert(tx: &mut Tx, image: &Image) -> Result<(), ApiError> {
     )
     .await
     .map_err(|e| match e {
-        StoreError::Conflict(_) => refuse(
-            StatusCode::CONFLICT,
-            format!("Image ID {} already exists!", image.id),
-        ),
+        StoreError::Conflict(_) => taken(),
         other => other.into(),
     })?;
     Ok(())
@@ -334,18 +342,22 @@ pub async fn saved(
     Ok(changed == 1)
 }
 
-/// Removes a row; `false` if it is protected or gone.
+/// Removes a row, and retires its id; `false` if it is protected or gone.
 ///
 /// # Errors
 /// The store's.
-pub async fn delete(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
-    tx.execute("DELETE FROM image_tokens WHERE image_id = $1", params![id])
-        .await?;
+pub async fn delete(tx: &mut Tx, now: i64, id: &str) -> Result<bool, StoreError> {
     let sql = "DELETE FROM images WHERE id = $1 AND protected = 0";
-    let deleted = tx.execute(sql, params![id]).await? == 1;
-    if deleted {
-        let sql = "DELETE FROM virtual_sizes WHERE image_id = $1";
+    if tx.execute(sql, params![id]).await? == 0 {
+        return Ok(false);
+    }
+    for sql in [
+        "DELETE FROM image_tokens WHERE image_id = $1",
+        "DELETE FROM virtual_sizes WHERE image_id = $1",
+    ] {
         tx.execute(sql, params![id]).await?;
     }
-    Ok(deleted)
+    let sql = "INSERT INTO retired_images (id, deleted_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    tx.execute(sql, params![id, now]).await?;
+    Ok(true)
 }

@@ -11,7 +11,7 @@ use crate::flavors::{self, FlavorSnapshot};
 use crate::instances::{self, Body, NewInstance};
 use crate::quotas::{self, Usage};
 use crate::workflow::{self, Begin, Kind};
-use crate::{actions, groups, keypairs};
+use crate::{actions, boot_sources, groups, keypairs};
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use berth_controller_core::body::clip;
@@ -78,7 +78,7 @@ async fn accept(tx: &mut Tx, call: &Call, mut request: Request) -> Result<Made, 
                 clip(&request.flavor_ref)
             ))
         })?;
-    imaging::check(tx, call, request.image_id, &flavor).await?;
+    let sources = imaging::check(tx, call, request.image_id, &flavor).await?;
     if let Some(key_name) = &request.key_name {
         let key = keypairs::get(tx, &call.context.user_id, key_name).await?;
         let key = key.ok_or_else(|| {
@@ -130,6 +130,7 @@ async fn accept(tx: &mut Tx, call: &Call, mut request: Request) -> Result<Made, 
             ));
         }
         instances::insert_root_disk(tx, now, env.uuid(), &new).await?;
+        boot_sources::keep(tx, new.id, &sources).await?;
         if let Some(group) = &new.body.hints.group {
             groups::join(tx, group, new.id).await?;
         }

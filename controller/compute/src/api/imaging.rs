@@ -4,7 +4,7 @@ use super::common::{Call, bad};
 use crate::flavors::Flavor;
 use berth_controller_core::ApiError;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_image::{self as image, records};
+use berth_controller_image::{BootSources, records};
 use berth_rpc_types::ImageId;
 
 /// Bytes of a GiB.
@@ -60,15 +60,20 @@ pub fn fits(id: ImageId, image: &Facts, flavor: &Flavor) -> Result<(), ApiError>
     Ok(())
 }
 
-/// Looks the image up: whether the flavor is large enough for it, and whether it can be booted.
+/// What a server of this image boots from, if the flavor is large enough for it.
 ///
 /// # Errors
-/// 400 as [`fits`] and [`image::can_boot`], and for an image that the project does not see.
-pub async fn check(tx: &mut Tx, call: &Call, id: ImageId, flavor: &Flavor) -> Result<(), ApiError> {
+/// 400 as [`fits`] and [`BootSources::of`], and for an image that the project does not see.
+pub async fn check(
+    tx: &mut Tx,
+    call: &Call,
+    id: ImageId,
+    flavor: &Flavor,
+) -> Result<BootSources, ApiError> {
     let facts = facts(tx, call, id).await?;
     let facts = facts.ok_or_else(|| bad(format!("Can not find requested image {id}.")))?;
     fits(id, &facts, flavor)?;
-    image::can_boot(tx, &call.context.reach, id).await
+    BootSources::of(tx, &call.context.reach, id).await
 }
 
 /// An image that the caller sees.

@@ -5,7 +5,7 @@
 use super::domain::{Change, InstanceKinds, Limits, Order, Reply};
 use super::kinds::{self, MACHINES};
 use super::{child, power, spec};
-use crate::actions;
+use crate::{actions, boot_sources};
 use crate::instances::{self, Fault, Instance};
 use crate::placement::{self, PlacementError};
 use berth_controller_core::store::{StoreError, Tx};
@@ -369,6 +369,7 @@ async fn settle(
 async fn erase(tx: &mut Tx, scene: &Here<'_>) -> Result<(), StoreError> {
     let id = scene.operation.instance_id()?;
     network::release(tx, id).await?;
+    boot_sources::forget(tx, id).await?;
     tx.execute("DELETE FROM disks WHERE instance_id = $1", params![id])
         .await?;
     tx.execute(

@@ -1,9 +1,9 @@
 //! From rows to the complete order for a guest: nobody is asked afterwards.
 
+use crate::boot_sources;
 use crate::instances::Instance;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{Env, params};
-use berth_controller_image as image;
+use berth_controller_core::{ApiError, Env, params};
 use berth_controller_network as network;
 use berth_rpc_types::spec::{BootSpec, ConfigDriveSpec, DiskSpec, VmmSpec};
 use berth_rpc_types::{OperationId, VmmId};
@@ -20,27 +20,21 @@ pub(super) async fn compile(
     operation_id: OperationId,
 ) -> Result<Result<VmmSpec, String>, StoreError> {
     let kept = kept(tx, vmm_id).await?;
-    let fresh = match instance.image_id {
-        Some(image_id) => image::boot_images(tx, env, image_id, operation_id).await,
-        None => return Ok(Err("The server has no image to boot from.".into())),
+    let sources = match boot_sources::of(tx, instance, kept.as_ref()).await {
+        Ok(sources) => sources,
+        Err(error) => return said(error),
     };
-    let (root, boot) = match (fresh, kept) {
-        (Ok(images), _) => (
-            Some(images.root),
-            BootSpec {
-                kernel: images.kernel,
-                ramdisk: images.ramdisk,
-                cmdline: images.cmdline,
-            },
-        ),
-        (Err(error), Some(kept)) if error.cause.is_none() => {
-            let root = kept.disks.into_iter().next().and_then(|disk| disk.image);
-            (root, kept.boot)
-        }
-        (Err(error), _) => match error.cause {
-            Some(cause) => return Err(cause),
-            None => return Ok(Err(error.message)),
-        },
+    // A host that has built it has what it boots from.
+    if kept.is_none()
+        && let Err(error) = sources.are_there(tx).await
+    {
+        return said(error);
+    }
+    let images = sources.specs(tx, env, operation_id).await?;
+    let boot = BootSpec {
+        kernel: images.kernel,
+        ramdisk: images.ramdisk,
+        cmdline: sources.cmdline,
     };
     let spec = VmmSpec {
         instance_id: instance.id,
@@ -49,7 +43,7 @@ pub(super) async fn compile(
         vcpus: u32::try_from(instance.flavor.vcpus).unwrap_or(1),
         memory_mib: u64::try_from(instance.flavor.ram).unwrap_or(0),
         boot,
-        disks: disks(tx, instance, root).await?,
+        disks: disks(tx, instance, Some(images.root)).await?,
         ports: network::port_specs(tx, instance.id).await?,
         config_drive: config_drive(instance),
     };
@@ -60,6 +54,14 @@ pub(super) async fn compile(
     )
     .await?;
     Ok(Ok(spec))
+}
+
+/// What there is to say to the user, unless the database failed.
+fn said<T>(error: ApiError) -> Result<Result<T, String>, StoreError> {
+    match error.cause {
+        Some(cause) => Err(cause),
+        None => Ok(Err(error.message)),
+    }
 }
 
 async fn kept(tx: &mut Tx, vmm_id: VmmId) -> Result<Option<VmmSpec>, StoreError> {

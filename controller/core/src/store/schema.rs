@@ -66,6 +66,11 @@ const STEPS: &[Step] = &[
         name: "ports bound twice",
         files: &[include_str!("schema/bindings.sql")],
     },
+    Step {
+        number: 8,
+        name: "what servers boot from, and ids of deleted images",
+        files: &[include_str!("schema/boot_sources.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

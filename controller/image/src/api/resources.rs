@@ -363,6 +363,7 @@ pub async fn delete(
     Path(id): Path<String>,
 ) -> Reply {
     let id = parse_id(&id)?;
+    let now = app.clock.now_millis();
     app.store
         .tx(|tx| {
             let context = context.clone();
@@ -371,7 +372,7 @@ pub async fn delete(
                 records::load(tx, &context.reach, &text)
                     .await?
                     .must_be_owned_by(&context.reach)?;
-                if !records::delete(tx, &text).await? {
+                if !records::delete(tx, now, &text).await? {
                     return Err(forbidden(format!(
                         "Image {id} is protected and cannot be deleted: set protected to false \
                          first."

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod boot_sources;
 mod create;
 mod discovery;
 mod flavors;
@@ -67,11 +68,11 @@ async fn cloud() -> Cloud {
                 .await?;
                 tx.execute(
                     "INSERT INTO images (id, owner, name, status, visibility, disk_format, \
-                     container_format, min_disk, min_ram, protected, hidden, size, tags, \
+                     container_format, min_disk, min_ram, protected, hidden, size, sha512, tags, \
                      properties, created_at, updated_at) \
                      VALUES ($1, 'admin', 'debian', 'active', 'public', 'raw', 'bare', 1, 0, 0, 0, \
-                     4096, '[]', $2, $3, $3), ($4, 'admin', 'kernel', 'active', 'public', 'aki', \
-                     'aki', 0, 0, 0, 0, 4096, '[]', '{}', $3, $3)",
+                     4096, 'd', '[]', $2, $3, $3), ($4, 'admin', 'kernel', 'active', 'public', \
+                     'aki', 'aki', 0, 0, 0, 0, 4096, 'k', '[]', '{}', $3, $3)",
                     params![IMAGE, json!({"kernel_id": KERNEL}), now, KERNEL],
                 )
                 .await?;
