@@ -40,6 +40,12 @@ pub struct Config {
     pub token_lifetime_secs: i64,
     /// The largest image that is taken, in bytes.
     pub max_image_bytes: u64,
+    /// The bearer token with which `/metrics` is read; without it nobody reads them.
+    pub metrics_token: String,
+    /// Connections that are served at once.
+    pub max_connections: usize,
+    /// Of them, how many from one address.
+    pub max_connections_per_address: usize,
     /// The physical network of a network that names none.
     pub default_physical_network: String,
     /// Log lines as JSON.
@@ -66,6 +72,9 @@ impl Default for Config {
             region: api.region,
             token_lifetime_secs: api.token_lifetime_secs,
             max_image_bytes: api.max_image_bytes,
+            metrics_token: api.metrics_token,
+            max_connections: 8192,
+            max_connections_per_address: 2048,
             default_physical_network: api.default_physical_network,
             log_json: false,
             control: ControlSettings::default(),
@@ -159,6 +168,7 @@ impl Config {
             region: self.region.clone(),
             token_lifetime_secs: self.token_lifetime_secs,
             max_image_bytes: self.max_image_bytes,
+            metrics_token: self.metrics_token.clone(),
             default_physical_network: self.default_physical_network.clone(),
         }
     }
@@ -194,6 +204,9 @@ mod tests {
         for key in [
             "names",
             "max_image_bytes",
+            "metrics_token",
+            "max_connections",
+            "max_connections_per_address",
             "token_lifetime_secs",
             "default_physical_network",
             // Absent by default.

@@ -136,6 +136,11 @@ impl Controller {
             listener,
             tls,
             router(app.clone()),
+            serve::Limits {
+                connections: config.max_connections,
+                per_address: config.max_connections_per_address,
+                head: serve::HEAD_LIMIT,
+            },
             stop.clone(),
         ));
         tasks.close();
@@ -202,6 +207,7 @@ fn app_state(
         wake: Arc::default(),
         wake_outbox: Arc::default(),
         metrics: Arc::default(),
+        log_ins: Arc::default(),
         settings: Arc::new(config.api()),
     }
 }

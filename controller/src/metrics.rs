@@ -17,9 +17,9 @@ pub async fn render(app: &AppState) -> Result<String, StoreError> {
         .tx(|tx| {
             Box::pin(async move {
                 let operations = tx
-                    .query::<(String, String, u64)>(
-                        "SELECT kind, state, COUNT(*) AS n FROM operations GROUP BY kind, state \
-                         ORDER BY kind, state",
+                    .query::<(String, u64)>(
+                        "SELECT kind, COUNT(*) AS n FROM operations WHERE state = 'running' \
+                         GROUP BY kind ORDER BY kind",
                         &[],
                     )
                     .await?;
@@ -70,11 +70,10 @@ pub async fn render(app: &AppState) -> Result<String, StoreError> {
         &mut out,
         "berth_operations",
         "gauge",
-        "Operations in the database",
+        "Operations under way",
     );
-    for (kind, state, n) in &operations {
-        let labels = [("kind", kind.as_str()), ("state", state.as_str())];
-        line(&mut out, "berth_operations", &labels, *n);
+    for (kind, n) in &operations {
+        line(&mut out, "berth_operations", &[("kind", kind)], *n);
     }
     for (name, what, found) in [
         ("berth_outbox_depth", "Commands without an answer", outbox),

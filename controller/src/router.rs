@@ -6,11 +6,12 @@
 
 use crate::compute::Instances;
 use crate::core::AppState;
+use crate::core::agent::bearer;
 use crate::core::store::StoreError;
 use crate::hosts::Agents;
 use crate::{compute, hosts, identity, image, metrics, network};
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -75,12 +76,63 @@ async fn health(State(app): State<AppState>) -> Response {
     }
 }
 
-async fn metrics_page(State(app): State<AppState>) -> Response {
+async fn metrics_page(State(app): State<AppState>, headers: HeaderMap) -> Response {
+    let wanted = &app.settings.metrics_token;
+    if wanted.is_empty() {
+        let why = "Metrics are shown to nobody: set metrics_token in the configuration.\n";
+        return (StatusCode::NOT_FOUND, why).into_response();
+    }
+    // By their digests: how long it takes to compare them tells nothing of the token.
+    let digest = crate::core::secret::digest;
+    if bearer(&headers).is_none_or(|given| digest(given) != digest(wanted)) {
+        let why = "Metrics are shown to who has metrics_token, as a bearer token.\n";
+        return (StatusCode::UNAUTHORIZED, why).into_response();
+    }
     match metrics::render(&app).await {
         Ok(page) => ([("content-type", "text/plain; version=0.0.4")], page).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be read");
             StatusCode::SERVICE_UNAVAILABLE.into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::core::ApiSettings;
+    use axum::body::Body;
+    use berth_controller_identity::testing;
+    use tower::ServiceExt as _;
+
+    async fn read(app: &AppState, token: Option<&str>) -> (u16, String) {
+        let mut request = Request::builder().uri("/metrics");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Body::empty()).unwrap();
+        let response = router(app.clone()).oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await;
+        (status, String::from_utf8(bytes.unwrap().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn metrics_are_shown_to_who_has_their_token_and_to_nobody_without_one() {
+        let mut app = (*testing::app().await).clone();
+        let (status, said) = read(&app, Some("")).await;
+        assert_eq!(status, 404);
+        assert!(said.contains("metrics_token"), "{said}");
+        app.settings = Arc::new(ApiSettings {
+            metrics_token: "m".into(),
+            ..ApiSettings::default()
+        });
+        for token in [None, Some(""), Some("n"), Some("mm")] {
+            assert_eq!(read(&app, token).await.0, 401, "{token:?}");
+        }
+        let (status, page) = read(&app, Some("m")).await;
+        assert_eq!(status, 200);
+        assert!(page.contains("berth_hosts 0"), "{page}");
     }
 }

@@ -57,6 +57,7 @@ impl Pair {
                 wake: Arc::default(),
                 wake_outbox: Arc::default(),
                 metrics: Arc::default(),
+                log_ins: Arc::default(),
                 settings: Arc::default(),
             };
             lineage::ensure(&app.store, &app.env()).await.unwrap();

@@ -1,10 +1,10 @@
 //! What each server boots from: written when it is asked for, and never read from an image again.
 
 use crate::instances::Instance;
+use berth_controller_core::ApiError;
 use berth_controller_core::params;
 use berth_controller_core::policy::Reach;
 use berth_controller_core::store::{Json, StoreError, Tx};
-use berth_controller_core::ApiError;
 use berth_controller_image::{BootSources, Source};
 use berth_rpc_types::InstanceId;
 use berth_rpc_types::spec::VmmSpec;

@@ -3,6 +3,7 @@
 use crate::metrics::Metrics;
 use crate::policy::{self, Caller, Reach, Rule, Who};
 use crate::store::Store;
+use crate::throttle::Throttle;
 use crate::{ApiError, ApiSettings, ControlSettings, Env};
 use berth_rpc::{
     Transport,
@@ -35,6 +36,8 @@ pub struct AppState {
     pub wake_outbox: Arc<tokio::sync::Notify>,
     /// What this process counted.
     pub metrics: Arc<Metrics>,
+    /// Log-ins that failed, by user.
+    pub log_ins: Arc<Throttle>,
     /// What an operator may tune of the APIs.
     pub settings: Arc<ApiSettings>,
 }

@@ -6,7 +6,8 @@
 //! - [`call`], [`body`], [`query`], [`listing`], [`time`]: a call, what it says, and pages of answers.
 //! - [`error`]: refusals in the words of the service asked; [`agent`]: those that agents get.
 //! - [`layers`]: what every request passes; [`policy`]: who may do what, in one table.
-//! - [`secret`]: secrets, and the hashes that are kept of them.
+//! - [`secret`]: secrets, and the hashes that are kept of them; [`throttle`]: how often somebody may
+//!   fail.
 //!
 //! But for that table, nothing here knows a service, a kind of operation or a host.
 
@@ -24,6 +25,7 @@ pub mod query;
 pub mod secret;
 pub mod settings;
 pub mod store;
+pub mod throttle;
 pub mod time;
 
 pub use call::Call;

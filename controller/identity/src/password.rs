@@ -12,8 +12,40 @@ use tokio::sync::Semaphore;
 const MEMORY_KIB: u32 = 12 * 1024;
 const PASSES: u32 = 3;
 
-/// How many are hashed or checked at once.
-static RUNNING: Semaphore = Semaphore::const_new(4);
+/// Who hashes: a few at once, and a bounded number who wait. One who comes after them is told to come
+/// again, which costs less than to keep them all waiting for longer than their clients do.
+struct Gate {
+    places: Semaphore,
+    running: Semaphore,
+}
+
+static GATE: Gate = Gate::new(128, 4);
+
+impl Gate {
+    const fn new(places: usize, running: usize) -> Self {
+        Self {
+            places: Semaphore::const_new(places),
+            running: Semaphore::const_new(running),
+        }
+    }
+
+    /// Runs it on a blocking thread, once it is its turn.
+    async fn pass<T, F>(&self, work: F) -> Result<T, PasswordError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, PasswordError> + Send + 'static,
+    {
+        let _place = self.places.try_acquire().map_err(|_| PasswordError::Busy)?;
+        let _turn = self
+            .running
+            .acquire()
+            .await
+            .map_err(|e| PasswordError::Stopped(e.to_string()))?;
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| PasswordError::Stopped(e.to_string()))?
+    }
+}
 
 /// Why a password could not be hashed or checked.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +53,9 @@ pub enum PasswordError {
     /// argon2 refused; its parameters or the stored hash are wrong.
     #[error("password hash: {0}")]
     Hash(String),
+    /// Too many wait.
+    #[error("Too many passwords are being checked; try again.")]
+    Busy,
     /// The thread that hashed ended early.
     #[error("password hashing was cut short: {0}")]
     Stopped(String),
@@ -39,7 +74,7 @@ fn hasher() -> Result<Argon2<'static>, PasswordError> {
 pub async fn hash(rng: &dyn Rng, password: String) -> Result<String, PasswordError> {
     let salt = SaltString::encode_b64(&rng.bits().to_be_bytes())
         .map_err(|e| PasswordError::Hash(e.to_string()))?;
-    blocking(move || {
+    GATE.pass(move || {
         let hash = hasher()?
             .hash_password(password.as_bytes(), &salt)
             .map_err(|e| PasswordError::Hash(e.to_string()))?;
@@ -54,7 +89,7 @@ pub async fn hash(rng: &dyn Rng, password: String) -> Result<String, PasswordErr
 /// # Errors
 /// [`PasswordError`]; a wrong password is `Ok(false)`.
 pub async fn verify(stored: Option<String>, password: String) -> Result<bool, PasswordError> {
-    blocking(move || {
+    GATE.pass(move || {
         let Some(stored) = stored.filter(|s| !s.is_empty()) else {
             let salt =
                 SaltString::encode_b64(&[0; 16]).map_err(|e| PasswordError::Hash(e.to_string()))?;
@@ -67,20 +102,6 @@ pub async fn verify(stored: Option<String>, password: String) -> Result<bool, Pa
             .is_ok())
     })
     .await
-}
-
-async fn blocking<T, F>(work: F) -> Result<T, PasswordError>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, PasswordError> + Send + 'static,
-{
-    let _permit = RUNNING
-        .acquire()
-        .await
-        .map_err(|e| PasswordError::Stopped(e.to_string()))?;
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| PasswordError::Stopped(e.to_string()))?
 }
 
 #[cfg(test)]
@@ -99,5 +120,22 @@ mod tests {
         assert!(!verify(Some(one), "Secret".into()).await.unwrap());
         assert!(!verify(None, "secret".into()).await.unwrap());
         assert!(!verify(Some(String::new()), String::new()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn only_so_many_wait_and_who_comes_after_them_is_told_so() {
+        let gate = Gate::new(2, 1);
+        let turn = gate.running.acquire().await.unwrap();
+        let mut waiting = [1, 2].map(|n| Box::pin(gate.pass(move || Ok(n))));
+        for one in &mut waiting {
+            assert!(futures::poll!(one).is_pending());
+        }
+        let refused = gate.pass(|| Ok(3)).await;
+        assert!(matches!(refused, Err(PasswordError::Busy)), "{refused:?}");
+        drop(turn);
+        for (one, n) in waiting.into_iter().zip(1..) {
+            assert_eq!(one.await.unwrap(), n);
+        }
+        assert_eq!(gate.pass(|| Ok(4)).await.unwrap(), 4);
     }
 }

@@ -117,6 +117,7 @@ impl Cloud {
                 wake: Arc::default(),
                 wake_outbox: Arc::default(),
                 metrics: Arc::default(),
+                log_ins: Arc::default(),
                 settings: Arc::default(),
             };
             std::fs::create_dir_all(&*app.image_dir).unwrap();

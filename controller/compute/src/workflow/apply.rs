@@ -5,9 +5,9 @@
 use super::domain::{Change, InstanceKinds, Limits, Order, Reply};
 use super::kinds::{self, MACHINES};
 use super::{child, power, spec};
-use crate::{actions, boot_sources};
 use crate::instances::{self, Fault, Instance};
 use crate::placement::{self, PlacementError};
+use crate::{actions, boot_sources};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ControlSettings, Env, params};
 use berth_controller_hosts::{Target, fences};

@@ -47,7 +47,14 @@ pub(super) async fn compile(
         ports: network::port_specs(tx, instance.id).await?,
         config_drive: config_drive(instance),
     };
-    let text = serde_json::to_value(&spec).unwrap_or_default();
+    // Its tokens are for the order, and stay nowhere else.
+    let mut remembered = spec.clone();
+    let images = remembered.disks.iter_mut().filter_map(|d| d.image.as_mut());
+    let boot = &mut remembered.boot;
+    for image in images.chain([&mut boot.kernel]).chain(&mut boot.ramdisk) {
+        image.token.clear();
+    }
+    let text = serde_json::to_value(&remembered).unwrap_or_default();
     tx.execute(
         "UPDATE vmms SET spec = $1 WHERE id = $2",
         params![text, vmm_id],

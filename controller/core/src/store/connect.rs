@@ -61,8 +61,12 @@ impl Store {
         } else if let Some(path) = url.strip_prefix("sqlite:") {
             Self::sqlite(path, exclusive).await?
         } else {
+            // Without what follows: it may be a password.
+            let scheme = url
+                .split_once(':')
+                .map_or("no scheme", |(scheme, _)| scheme);
             return Err(StoreError::Configuration(format!(
-                "{url}: begin it with sqlite:/// or postgres://"
+                "database: its URL begins with {scheme:?}: begin it with sqlite:/// or postgres://"
             )));
         };
         Ok(Self { pool })

@@ -223,15 +223,36 @@ async fn by_password(app: &AppState, identity: &Fields<'_>) -> Result<Proof, Api
         })
         .await?;
     let (user_id, stored) = found.unzip();
+    // One who is not there is counted, too: else the limit would tell who is.
+    let whose = match &user_id {
+        Some(id) => id.clone(),
+        None => format!("{reference:?}"),
+    };
+    if let Some(wait) = app.log_ins.wait(&whose, app.clock.monotonic()) {
+        return Err(ApiError::new(
+            Service::Identity,
+            StatusCode::TOO_MANY_REQUESTS,
+            format!(
+                "Too many log-ins of this user failed: try again in {} s.",
+                wait.as_secs() + 1
+            ),
+        ));
+    }
     // A user who is not there costs the same time as one who is.
     let right = password::verify(stored, secret).await.map_err(hashing)?;
     match user_id {
-        Some(user_id) if right => Ok(Proof {
-            user_id,
-            methods: vec!["password".into()],
-            not_after: i64::MAX,
-        }),
-        _ => Err(unauthorized(WRONG)),
+        Some(user_id) if right => {
+            app.log_ins.succeeded(&user_id);
+            Ok(Proof {
+                user_id,
+                methods: vec!["password".into()],
+                not_after: i64::MAX,
+            })
+        }
+        _ => {
+            app.log_ins.failed(&whose, app.clock.monotonic());
+            Err(unauthorized(WRONG))
+        }
     }
 }
 

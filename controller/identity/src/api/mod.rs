@@ -120,8 +120,12 @@ fn domain_or_own(call: &Call, named: Option<String>) -> String {
     domain.unwrap_or_else(|| crate::DEFAULT_DOMAIN.to_owned())
 }
 
-/// A password could not be hashed: not the caller's fault.
+/// A password could not be hashed or checked: not the caller's fault.
 fn hashing(error: crate::password::PasswordError) -> ApiError {
+    if matches!(error, crate::password::PasswordError::Busy) {
+        let (status, message) = (StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+        return ApiError::new(Service::Identity, status, message);
+    }
     tracing::error!(%error, "password hashing failed");
     ApiError::new(
         Service::Identity,

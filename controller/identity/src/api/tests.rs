@@ -289,3 +289,30 @@ async fn a_new_password_ends_old_tokens() {
     assert_eq!(alice.get("/identity/v3/auth/projects").await.status, 401);
     Client::login(&app, "alice", "new", "alice").await;
 }
+
+#[tokio::test]
+async fn a_user_whose_log_ins_failed_waits_and_nobody_else_does() {
+    let app = app().await;
+    let wrong = login_body("admin", "guess", "admin");
+    let client = Client::anonymous(&app);
+    for _ in 0..10 {
+        let answer = client.post("/identity/v3/auth/tokens", wrong.clone()).await;
+        assert_eq!(answer.status, 401);
+    }
+    // The right one, too: else the limit would tell which it is.
+    for password in ["guess", "secret"] {
+        let body = login_body("admin", password, "admin");
+        let answer = client.post("/identity/v3/auth/tokens", body).await;
+        assert_eq!(answer.status, 429);
+        let message = answer.json()["error"]["message"].to_string();
+        assert!(message.contains("try again in"), "{message}");
+    }
+    // Nor does it tell who there is.
+    let nobody = login_body("nobody", "guess", "admin");
+    for n in 0..=10 {
+        let answer = client
+            .post("/identity/v3/auth/tokens", nobody.clone())
+            .await;
+        assert_eq!(answer.status, if n < 10 { 401 } else { 429 });
+    }
+}

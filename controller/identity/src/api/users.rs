@@ -192,7 +192,14 @@ pub async fn change_password(call: Call, Path(id): Path<String>, bytes: Bytes) -
     let stored = tx!(call, |tx| [id] {
         Ok::<_, ApiError>(USER.load(tx, &id).await?.password_hash)
     })?;
+    let (log_ins, now) = (&call.app.log_ins, call.app.clock.monotonic());
+    if log_ins.wait(&id, now).is_some() {
+        return Err(unauthorized(
+            "Too many passwords of this user were wrong: try again in a minute.",
+        ));
+    }
     if !password::verify(Some(stored), old).await.map_err(hashing)? {
+        log_ins.failed(&id, now);
         return Err(unauthorized("user.original_password is wrong."));
     }
     let hash = password::hash(&*call.app.rng, new).await.map_err(hashing)?;

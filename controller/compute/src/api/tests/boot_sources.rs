@@ -15,7 +15,10 @@ impl Cloud {
     async fn patch_image(&self, who: &Client, id: &str, patch: Value) -> u16 {
         let body = Some(patch.to_string().into_bytes());
         let path = format!("/image/v2/images/{id}");
-        who.send("PATCH", &path, body, &[PATCH]).await.status.as_u16()
+        who.send("PATCH", &path, body, &[PATCH])
+            .await
+            .status
+            .as_u16()
     }
 
     /// What a server boots from, as the next order to its host would have it.
@@ -102,7 +105,10 @@ async fn a_server_of_an_earlier_release_boots_from_what_its_project_sees() {
         .tx::<_, ApiError, _>(|tx| {
             Box::pin(async move {
                 let instance = instances::load(tx, id).await?.unwrap();
-                Ok(boot_sources::of(tx, &instance, None).await.unwrap_err().message)
+                Ok(boot_sources::of(tx, &instance, None)
+                    .await
+                    .unwrap_err()
+                    .message)
             })
         })
         .await
