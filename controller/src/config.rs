@@ -40,6 +40,8 @@ pub struct Config {
     pub token_lifetime_secs: i64,
     /// The largest image that is taken, in bytes.
     pub max_image_bytes: u64,
+    /// How many bytes of images a project may store.
+    pub project_image_bytes: u64,
     /// The bearer token with which `/metrics` is read; without it nobody reads them.
     pub metrics_token: String,
     /// Connections that are served at once.
@@ -72,6 +74,7 @@ impl Default for Config {
             region: api.region,
             token_lifetime_secs: api.token_lifetime_secs,
             max_image_bytes: api.max_image_bytes,
+            project_image_bytes: api.project_image_bytes,
             metrics_token: api.metrics_token,
             max_connections: 8192,
             max_connections_per_address: 2048,
@@ -168,6 +171,7 @@ impl Config {
             region: self.region.clone(),
             token_lifetime_secs: self.token_lifetime_secs,
             max_image_bytes: self.max_image_bytes,
+            project_image_bytes: self.project_image_bytes,
             metrics_token: self.metrics_token.clone(),
             default_physical_network: self.default_physical_network.clone(),
         }
@@ -204,6 +208,7 @@ mod tests {
         for key in [
             "names",
             "max_image_bytes",
+            "project_image_bytes",
             "metrics_token",
             "max_connections",
             "max_connections_per_address",

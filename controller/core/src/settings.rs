@@ -56,6 +56,8 @@ pub struct ApiSettings {
     pub token_lifetime_secs: i64,
     /// The largest image that is taken, in bytes.
     pub max_image_bytes: u64,
+    /// How many bytes of images a project may store.
+    pub project_image_bytes: u64,
     /// Who has it is shown `/metrics`; empty: nobody is.
     pub metrics_token: String,
     /// The physical network of a flat network that names none.
@@ -68,6 +70,7 @@ impl Default for ApiSettings {
             region: "RegionOne".into(),
             token_lifetime_secs: 4 * 3600,
             max_image_bytes: 64 << 30,
+            project_image_bytes: 1 << 40,
             metrics_token: String::new(),
             default_physical_network: "physnet1".into(),
         }

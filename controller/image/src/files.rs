@@ -30,7 +30,10 @@ pub enum UploadError {
         source: std::io::Error,
     },
     /// More than the operator allows.
-    #[error("the image is larger than {0} bytes, the limit that max_image_bytes sets")]
+    #[error(
+        "the image is larger than {0} bytes, the limit that max_image_bytes sets, or what is left of \
+         the project's project_image_bytes"
+    )]
     TooLarge(u64),
     /// The connection ended before the body did.
     #[error("the upload was cut short after {received} bytes: {reason}")]
@@ -60,9 +63,27 @@ pub struct Written {
     pub head: Vec<u8>,
 }
 
-/// Where an image's file is.
-pub fn path(directory: &Path, id: Uuid) -> PathBuf {
+/// Where an image's file is. Its data is in its name: of two uploads to one image, of which one was
+/// given up and goes on after all, neither writes over the other's.
+pub fn path(directory: &Path, id: Uuid, sha512: &str) -> PathBuf {
+    directory.join(format!("{id}.{}", sha512.get(..32).unwrap_or(sha512)))
+}
+
+/// Where the release before this one has it.
+pub fn older_path(directory: &Path, id: Uuid) -> PathBuf {
     directory.join(id.to_string())
+}
+
+/// Gives an active image's file the name that the release before this one reads it by, as a link.
+/// What goes wrong is logged: no controller of this release needs it.
+pub async fn link_for_older(directory: &Path, id: Uuid, sha512: &str) {
+    let (from, to) = (path(directory, id, sha512), older_path(directory, id));
+    match tokio::fs::hard_link(&from, &to).await {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            tracing::warn!(image = %id, %error, "controllers of the release before cannot read the image");
+        }
+        _ => {}
+    }
 }
 
 /// A part file, removed when dropped unless it was put in its place.
@@ -80,7 +101,7 @@ impl PartFile {
     /// # Errors
     /// [`UploadError::Io`].
     pub async fn put(self, id: Uuid) -> Result<Written, UploadError> {
-        let target = path(&self.directory, id);
+        let target = path(&self.directory, id, &self.written.sha512);
         let from = self.path.clone();
         let directory = self.directory.clone();
         let shown = target.display().to_string();
@@ -206,22 +227,26 @@ fn write(
 ///
 /// # Errors
 /// The system's.
-pub async fn remove(directory: &Path, id: Uuid) -> std::io::Result<()> {
-    match tokio::fs::remove_file(path(directory, id)).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+pub async fn remove(directory: &Path, id: Uuid, sha512: &str) -> std::io::Result<()> {
+    for path in [path(directory, id, sha512), older_path(directory, id)] {
+        match tokio::fs::remove_file(path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Removes what killed processes left: part files that nobody has written to for a day, and
-/// whole files older than an hour that `known` says no image has. Returns their names.
+/// whole files older than an hour that `known` says no image has: by the image's id and, but for
+/// those of the release before this one, what their name says of their data. Returns their names.
 ///
 /// # Errors
 /// The system's.
 pub fn sweep(
     directory: &Path,
     now: SystemTime,
-    known: impl Fn(Uuid) -> bool,
+    known: impl Fn(Uuid, Option<&str>) -> bool,
 ) -> std::io::Result<Vec<String>> {
     let mut removed = Vec::new();
     let entries = match std::fs::read_dir(directory) {
@@ -236,9 +261,13 @@ pub fn sweep(
         let age = now
             .duration_since(entry.metadata()?.modified()?)
             .unwrap_or_default();
-        let stale = match (name.strip_suffix(".part"), Uuid::parse_str(&name)) {
-            (Some(_), _) => age > Duration::from_secs(24 * 3600),
-            (None, Ok(id)) => age > Duration::from_secs(3600) && !known(id),
+        let (id, data) = match name.split_once('.') {
+            Some((id, data)) => (id, Some(data)),
+            None => (name.as_str(), None),
+        };
+        let stale = match (data, Uuid::parse_str(id)) {
+            (Some("part"), _) => age > Duration::from_secs(24 * 3600),
+            (data, Ok(id)) => age > Duration::from_secs(3600) && !known(id, data),
             _ => false, // not ours
         };
         if stale {
@@ -271,7 +300,8 @@ mod tests {
             .unwrap();
         let id = Uuid::new_v4();
         let written = part.put(id).await.unwrap();
-        assert_eq!(std::fs::read(path(directory, id)).unwrap(), b"abc");
+        let sha512 = &written.sha512;
+        assert_eq!(std::fs::read(path(directory, id, sha512)).unwrap(), b"abc");
         assert_eq!(written.size, 3);
         assert_eq!(written.md5, "900150983cd24fb0d6963f7d28e17f72");
         assert!(written.sha256.starts_with("ba7816bf8f01cfea"));
@@ -302,28 +332,26 @@ mod tests {
         let kept = directory();
         let directory = kept.path();
         let (known, orphan) = (Uuid::new_v4(), Uuid::new_v4());
+        let given_up = format!("{known}.0b");
         for name in [
             known.to_string(),
+            format!("{known}.0a"),
+            given_up.clone(),
             orphan.to_string(),
             "x.part".into(),
             "notes.txt".into(),
         ] {
             std::fs::write(directory.join(name), b"x").unwrap();
         }
+        let is_known = |id: Uuid, data: Option<&str>| id == known && data != Some("0b");
         let later = |hours: u64| SystemTime::now() + Duration::from_secs(hours * 3600);
-        assert!(
-            sweep(directory, later(0), |id| id == known)
-                .unwrap()
-                .is_empty()
-        );
-        assert_eq!(
-            sweep(directory, later(2), |id| id == known).unwrap(),
-            [orphan.to_string()]
-        );
-        assert_eq!(
-            sweep(directory, later(25), |id| id == known).unwrap(),
-            ["x.part"]
-        );
-        assert_eq!(std::fs::read_dir(directory).unwrap().count(), 2);
+        assert_eq!(sweep(directory, later(0), is_known).unwrap(), [""; 0]);
+        let mut swept = sweep(directory, later(2), is_known).unwrap();
+        swept.sort();
+        let mut orphans = [orphan.to_string(), given_up];
+        orphans.sort();
+        assert_eq!(swept, orphans);
+        assert_eq!(sweep(directory, later(25), is_known).unwrap(), ["x.part"]);
+        assert_eq!(std::fs::read_dir(directory).unwrap().count(), 3);
     }
 }

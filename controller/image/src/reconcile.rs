@@ -10,7 +10,7 @@
 use crate::{files, records};
 use berth_controller_core::AppState;
 use berth_controller_core::store::StoreError;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 /// Milliseconds of silence after which an upload is over: ten of its signs did not come.
@@ -58,7 +58,7 @@ pub async fn prune(app: &AppState) -> Result<u64, StoreError> {
 /// The store's. What the file system refuses is logged, and tried again.
 pub async fn sweep(app: &AppState) -> Result<u64, StoreError> {
     // Rows before files: a file whose image came in between is too young to be removed.
-    let known: HashSet<_> = app
+    let known: HashMap<_, _> = app
         .store
         .tx(|tx| Box::pin(records::ids(tx)))
         .await?
@@ -68,7 +68,11 @@ pub async fn sweep(app: &AppState) -> Result<u64, StoreError> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
     let directory = app.image_dir.clone();
     let swept = tokio::task::spawn_blocking(move || {
-        files::sweep(&directory, now, |id| known.contains(&id))
+        files::sweep(&directory, now, |id, data| match (known.get(&id), data) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(sha512), Some(data)) => sha512.as_ref().is_some_and(|s| s.starts_with(data)),
+        })
     });
     match swept.await {
         Ok(Ok(removed)) if removed.is_empty() => Ok(0),
@@ -138,14 +142,14 @@ mod tests {
         let (live, gone) = (queued(&client).await, Uuid::new_v4());
         std::fs::create_dir_all(&*app.image_dir).unwrap();
         for id in [live, gone] {
-            let path = files::path(&app.image_dir, id);
+            let path = files::older_path(&app.image_dir, id);
             let file = std::fs::File::create(path).unwrap();
             let old = SystemTime::now() - Duration::from_secs(2 * 3600);
             file.set_modified(old).unwrap();
         }
         assert_eq!(sweep(&app).await.unwrap(), 1);
-        assert!(files::path(&app.image_dir, live).exists());
-        assert!(!files::path(&app.image_dir, gone).exists());
+        assert!(files::older_path(&app.image_dir, live).exists());
+        assert!(!files::older_path(&app.image_dir, gone).exists());
     }
 
     #[tokio::test]

@@ -305,13 +305,23 @@ pub async fn end_silent_uploads(tx: &mut Tx, before: i64, now: i64) -> Result<u6
     tx.execute(sql, params![now, before]).await
 }
 
-/// The ids of all images.
+/// The ids of all images, each with the checksum of its data, if it has some.
 ///
 /// # Errors
 /// The store's.
-pub async fn ids(tx: &mut Tx) -> Result<Vec<uuid::Uuid>, StoreError> {
-    let rows: Vec<(uuid::Uuid,)> = tx.query("SELECT id FROM images", params![]).await?;
-    Ok(rows.into_iter().map(|(id,)| id).collect())
+pub async fn ids(tx: &mut Tx) -> Result<Vec<(uuid::Uuid, Option<String>)>, StoreError> {
+    tx.query("SELECT id, sha512 FROM images", params![]).await
+}
+
+/// How many bytes of images a project may still store, of as many as `quota`.
+///
+/// # Errors
+/// The store's.
+pub async fn room(tx: &mut Tx, owner: &str, quota: u64) -> Result<u64, StoreError> {
+    let sql = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) AS used FROM images WHERE owner = $1";
+    let used: Option<(i64,)> = tx.query_opt(sql, params![owner]).await?;
+    let used = used.and_then(|(used,)| u64::try_from(used).ok());
+    Ok(quota.saturating_sub(used.unwrap_or(0)))
 }
 
 /// Ends an upload well; `false` if the image is no longer its own. `virtual_size` is in bytes,

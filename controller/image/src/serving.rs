@@ -88,23 +88,24 @@ async fn serve(
         .tx(|tx| {
             let hash = hash.clone();
             Box::pin(async move {
-                let sql = "SELECT t.image_id FROM image_tokens t \
+                let sql = "SELECT i.sha512 FROM image_tokens t \
                            JOIN operations o ON o.id = t.operation_id \
+                           JOIN images i ON i.id = t.image_id \
                            WHERE t.token_hash = $1 AND t.image_id = $2 AND o.finished_at IS NULL";
                 Ok::<_, ApiError>(
-                    tx.query_opt::<(ImageId,)>(sql, params![hash, image_id])
+                    tx.query_opt::<(Option<String>,)>(sql, params![hash, image_id])
                         .await?,
                 )
             })
         })
         .await?;
-    if good.is_none() {
+    let Some((sha512,)) = good else {
         return Err(refuse(
             StatusCode::UNAUTHORIZED,
-            "The token is not for this image, or its operation is over.",
+            "The token is not for this image, or its operation is over, or the image is gone.",
         ));
-    }
-    stream(app, image_id.0, range).await
+    };
+    stream(app, image_id.0, &sha512.unwrap_or_default(), range).await
 }
 
 /// Streams an image's file, or one range of it.
@@ -114,9 +115,10 @@ async fn serve(
 pub async fn stream(
     app: &AppState,
     id: uuid::Uuid,
+    sha512: &str,
     range: Option<&str>,
 ) -> Result<Response, ApiError> {
-    let path = files::path(&app.image_dir, id);
+    let path = files::path(&app.image_dir, id, sha512);
     let gone = |error: std::io::Error| {
         tracing::error!(path = %path.display(), %error, "an image's file cannot be read");
         refuse(
@@ -124,7 +126,13 @@ pub async fn stream(
             format!("The data of image {id} cannot be read; the log has the cause."),
         )
     };
-    let mut file = tokio::fs::File::open(&path).await.map_err(gone)?;
+    let opened = match tokio::fs::File::open(&path).await {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            tokio::fs::File::open(files::older_path(&app.image_dir, id)).await
+        }
+        opened => opened,
+    };
+    let mut file = opened.map_err(gone)?;
     let size = file.metadata().await.map_err(gone)?.len();
     let part = match range.map(|r| span(r, size)) {
         None | Some(Ok(None)) => None,

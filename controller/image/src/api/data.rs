@@ -24,6 +24,8 @@ struct Announced {
     disk_format: String,
     /// Of [`PROMISES`], with the hash in lower case.
     hashes: Vec<(&'static str, String)>,
+    /// Bytes that its project may still store.
+    room: u64,
 }
 
 /// `PUT /v2/images/{id}/file`
@@ -46,7 +48,7 @@ pub async fn upload(
     }
     let upload = uuid::Builder::from_random_bytes(app.rng.bits().to_be_bytes()).into_uuid();
     let announced = begin(&app, &context, id, upload).await?;
-    let limit = app.settings.max_image_bytes;
+    let limit = app.settings.max_image_bytes.min(announced.room);
     // In a task of its own: a caller who hangs up must not leave the image "saving" for ever.
     let task = tokio::spawn(async move {
         // An image that was deleted takes no more data; `finish` tells the caller so.
@@ -80,6 +82,7 @@ async fn begin(
     upload: Uuid,
 ) -> Result<Announced, ApiError> {
     let now = app.clock.now_millis();
+    let quota = app.settings.project_image_bytes;
     app.store
         .tx(|tx| {
             let context = context.clone();
@@ -87,6 +90,10 @@ async fn begin(
                 let text = id.to_string();
                 let image = records::load(tx, &context.reach, &text).await?;
                 image.must_be_owned_by(&context.reach)?;
+                let room = records::room(tx, &image.owner, quota).await?;
+                if room == 0 {
+                    return Err(over_quota(quota));
+                }
                 let (Some(_), Some(disk_format)) = (&image.container_format, &image.disk_format)
                 else {
                     return Err(bad(
@@ -114,6 +121,7 @@ async fn begin(
                 Ok(Announced {
                     disk_format: disk_format.clone(),
                     hashes,
+                    room,
                 })
             })
         })
@@ -160,7 +168,6 @@ async fn finish(
     part: files::PartFile,
     announced: &Announced,
 ) -> Result<(), ApiError> {
-    // Before the file gets the image's name: that may have another upload's data by now.
     if !is_ours(app, id, upload).await? {
         return Err(taken_away(id));
     }
@@ -183,25 +190,54 @@ async fn finish(
         })?),
         _ => None,
     };
+    keep(app, id, upload, part, virtual_size).await
+}
+
+/// Gives the file its name, and makes the image active if it is still this upload's. The file of one
+/// that is not stays for the sweep: it is nobody's, whoever has the image now.
+pub(super) async fn keep(
+    app: &AppState,
+    id: Uuid,
+    upload: Uuid,
+    part: files::PartFile,
+    virtual_size: Option<u64>,
+) -> Result<(), ApiError> {
     let written = part.put(id).await.map_err(|e| upload_error(&e))?;
     let now = app.clock.now_millis();
+    let quota = app.settings.project_image_bytes;
     let saved = app
         .store
         .tx(|tx| {
             let written = written.clone();
             Box::pin(async move {
                 let (id, upload) = (id.to_string(), upload.to_string());
+                let image = records::find(tx, &id).await?;
+                let owner = image.map(|image| image.owner).unwrap_or_default();
+                // Of several uploads at once, those that end first have the room.
+                if records::room(tx, &owner, quota).await? < written.size {
+                    return Err(over_quota(quota));
+                }
                 Ok::<_, ApiError>(
                     records::saved(tx, &id, &upload, &written, virtual_size, now).await?,
                 )
             })
         })
         .await?;
-    if saved {
-        return Ok(());
+    if !saved {
+        return Err(taken_away(id));
     }
-    drop(files::remove(&app.image_dir, id).await);
-    Err(taken_away(id))
+    files::link_for_older(&app.image_dir, id, &written.sha512).await;
+    Ok(())
+}
+
+fn over_quota(quota: u64) -> ApiError {
+    refuse(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!(
+            "Denying attempt to upload image because it exceeds the quota: a project stores {quota} \
+             bytes of images (project_image_bytes). Delete some."
+        ),
+    )
 }
 
 fn hash_of<'w>(written: &'w Written, promise: &str) -> &'w str {
@@ -275,7 +311,8 @@ pub async fn download(
         _ => return Ok(no_content()),
     }
     let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok());
-    let mut response = serving::stream(&app, id, range).await?;
+    let mut response =
+        serving::stream(&app, id, image.sha512.as_deref().unwrap_or_default(), range).await?;
     if let Some(Ok(md5)) = image.md5.as_deref().map(HeaderValue::from_str)
         && response.status() == StatusCode::OK
     {

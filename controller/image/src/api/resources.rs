@@ -364,25 +364,25 @@ pub async fn delete(
 ) -> Reply {
     let id = parse_id(&id)?;
     let now = app.clock.now_millis();
-    app.store
+    let sha512 = app
+        .store
         .tx(|tx| {
             let context = context.clone();
             Box::pin(async move {
                 let text = id.to_string();
-                records::load(tx, &context.reach, &text)
-                    .await?
-                    .must_be_owned_by(&context.reach)?;
+                let image = records::load(tx, &context.reach, &text).await?;
+                image.must_be_owned_by(&context.reach)?;
                 if !records::delete(tx, now, &text).await? {
                     return Err(forbidden(format!(
                         "Image {id} is protected and cannot be deleted: set protected to false \
                          first."
                     )));
                 }
-                Ok::<_, ApiError>(())
+                Ok::<_, ApiError>(image.sha512.unwrap_or_default())
             })
         })
         .await?;
-    if let Err(error) = files::remove(&app.image_dir, id).await {
+    if let Err(error) = files::remove(&app.image_dir, id, &sha512).await {
         tracing::warn!(image = %id, %error, "a deleted image's file stays until the next sweep");
     }
     Ok(no_content())

@@ -307,3 +307,79 @@ async fn a_qcow2_image_shows_the_size_of_its_disk_and_one_that_no_host_takes_is_
     let shown = client.get(&format!("{IMAGES}/{raw}")).await.json();
     assert_eq!(shown["virtual_size"], 3);
 }
+
+#[tokio::test]
+async fn a_project_stores_so_many_bytes_and_gets_them_back() {
+    let mut app = app().await;
+    app.settings = std::sync::Arc::new(berth_controller_core::ApiSettings {
+        project_image_bytes: 4,
+        ..Default::default()
+    });
+    let client = Client::admin(&app).await;
+    let first = create(&client, json!({})).await;
+    assert_eq!(upload(&client, &first, b"abc").await.status, 204);
+    let second = create(&client, json!({})).await;
+    let refused = upload(&client, &second, b"de").await;
+    assert_eq!(refused.status, 413);
+    let said = refused.json()["message"].to_string();
+    assert!(said.contains("project_image_bytes"), "{said}");
+    assert_eq!(upload(&client, &second, b"d").await.status, 204);
+    // Nothing is left: it is said before a byte is sent.
+    let third = create(&client, json!({})).await;
+    let refused = upload(&client, &third, b"").await;
+    assert_eq!(refused.status, 413);
+    let said = refused.json()["message"].to_string();
+    assert!(said.contains("stores 4 bytes"), "{said}");
+    // Another project has its own.
+    let (other, _) = client.member("other").await;
+    let theirs = create(&other, json!({})).await;
+    assert_eq!(upload(&other, &theirs, b"abcd").await.status, 204);
+    assert_eq!(
+        client.delete(&format!("{IMAGES}/{first}")).await.status,
+        204
+    );
+    assert_eq!(upload(&client, &third, b"abc").await.status, 204);
+}
+
+#[tokio::test]
+async fn an_upload_that_was_given_up_and_goes_on_after_all_takes_nothing_from_the_next_one() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let id = create(&client, json!({})).await;
+    // It has sent everything, and stands still just before its file gets a name.
+    let stalled = uuid::Uuid::from_u128(1);
+    let chunks = futures::stream::iter([Ok::<_, String>(bytes::Bytes::from("stale"))]);
+    let part = crate::files::receive(&app.image_dir, stalled, 100, chunks)
+        .await
+        .unwrap();
+    // Meanwhile it was given up, and another upload ended well.
+    assert_eq!(upload(&client, &id, b"fresh").await.status, 204);
+    let gone = super::data::keep(&app, id.parse().unwrap(), stalled, part, None).await;
+    assert_eq!(gone.unwrap_err().status, 410);
+    let shown = client.get(&format!("{IMAGES}/{id}")).await.json();
+    assert_eq!(
+        (&shown["status"], &shown["size"]),
+        (&json!("active"), &json!(5))
+    );
+    let data = client.get(&format!("{IMAGES}/{id}/file")).await;
+    assert_eq!(data.bytes, b"fresh");
+}
+
+#[tokio::test]
+async fn the_release_before_and_this_one_read_each_others_images() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let id = create(&client, json!({})).await;
+    assert_eq!(upload(&client, &id, b"abc").await.status, 204);
+    let older = crate::files::older_path(&app.image_dir, id.parse().unwrap());
+    assert_eq!(std::fs::read(&older).unwrap(), b"abc");
+    // As that release leaves it: under the image's id alone.
+    for entry in std::fs::read_dir(&*app.image_dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path != older {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let data = client.get(&format!("{IMAGES}/{id}/file")).await;
+    assert_eq!(data.bytes, b"abc");
+}
