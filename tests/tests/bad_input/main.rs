@@ -2,6 +2,7 @@
 //! that OpenStack's services give and a message that names the cause; nothing else is harmed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod tenants;
 mod vmm;
 mod world;
 

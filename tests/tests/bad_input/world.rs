@@ -161,10 +161,12 @@ impl World {
 
     /// One call; the status, and the body as JSON or else as text.
     pub async fn send(&self, token: &str, method: &str, path: &str, body: Body) -> Answer {
-        let kind = if path.ends_with("/file") {
-            "application/octet-stream"
-        } else {
-            "application/json"
+        let kind = match (method, path) {
+            (_, path) if path.ends_with("/file") => "application/octet-stream",
+            ("PATCH", path) if path.starts_with("/image") => {
+                "application/openstack-images-v2.1-json-patch"
+            }
+            _ => "application/json",
         };
         let request = Request::builder()
             .method(method)
@@ -203,6 +205,35 @@ impl World {
             world: self,
             token: answer.token.unwrap(),
         }
+    }
+
+    /// A token of the user with this id, for what `scope` names.
+    pub async fn login_as(&self, user: &str, scope: Value) -> Caller<'_> {
+        let login = json!({"auth": {
+            "identity": {"methods": ["password"], "password": {"user": {
+                "id": user, "password": "secret"}}},
+            "scope": scope}});
+        let path = "/identity/v3/auth/tokens";
+        let answer = self.send("", "POST", path, login.to_string().into()).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        Caller {
+            world: self,
+            token: answer.token.unwrap(),
+        }
+    }
+
+    /// The newest command about a server, as its host got it.
+    pub async fn last_order(&self, server: &str) -> Value {
+        let server = server.to_owned();
+        let store = &self.controller.app().store;
+        let row = store.tx::<_, StoreError, _>(|tx| {
+            let server = server.clone();
+            let sql = "SELECT b.envelope FROM outbox b JOIN operations o ON o.id = b.operation_id \
+                       WHERE o.instance_id = $1 ORDER BY b.sequence DESC LIMIT 1";
+            Box::pin(async move { tx.query_opt::<(String,)>(sql, params![server]).await })
+        });
+        let (envelope,) = row.await.unwrap().unwrap();
+        serde_json::from_str(&envelope).unwrap()
     }
 
     /// Makes an image's row say that so many bytes were uploaded; nobody has the time to.
@@ -278,6 +309,11 @@ impl Caller<'_> {
         self.world
             .send(&self.token, "PUT", &path, bytes.into())
             .await
+    }
+
+    pub async fn patch_image(&self, image: &str, patch: Value) -> Answer {
+        let path = format!("/image/v2/images/{image}");
+        self.call("PATCH", &path, patch).await
     }
 
     /// An image that a server boots, with its kernel; more about it in `about`.
