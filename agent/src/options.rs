@@ -40,6 +40,9 @@ pub struct Options {
     pub max_attempts: u32,
     /// Console bytes kept for each guest (the file is at most twice as large).
     pub console_bytes: u64,
+    /// Bytes that the image cache may take on the disk; 0: half of its file system. What was used
+    /// longest ago goes.
+    pub image_cache_bytes: u64,
     /// The operator's word that a controller database of this lineage is right (rule 5).
     pub accept_lineage: Option<String>,
     /// What a simulated host has and how slow it is.
@@ -102,6 +105,7 @@ impl Default for Options {
             max_builds: 4,
             max_attempts: 10,
             console_bytes: 1 << 20,
+            image_cache_bytes: 0,
             accept_lineage: None,
             simulated: SimulatedOptions::default(),
         }

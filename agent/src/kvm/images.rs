@@ -3,17 +3,19 @@
 //! A cached file is named by the SHA-512 of what was fetched and by what it was made into, and
 //! appears under that name (fsync, rename, fsync of the folder) only when it is whole and
 //! right: whatever has the name may be used. A fetch that was interrupted is resumed. Guests
-//! that want the same image at the same time wait for one fetch.
+//! that want the same image at the same time wait for one fetch. What was not used for longest
+//! goes when there is no room for another ([`super::eviction`]).
 
 use super::blocking;
 use super::convert::convert;
+use super::eviction::{self, Bound};
 use super::helper::run;
 use crate::driver::DriverError;
 use crate::journal::sync_folder;
 use crate::link::{Controller, LinkError};
 use crate::progress::{Part, Progress};
 use berth_rpc::kill_point;
-use berth_rpc_types::ImageSpec;
+use berth_rpc_types::{ImageSpec, VmmId};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use sha2::{Digest as _, Sha512};
@@ -58,7 +60,9 @@ pub(super) struct Images {
     folder: PathBuf,
     vmm_binary: PathBuf,
     controller: Arc<dyn Controller>,
+    bound: Bound,
     making: Mutex<HashMap<String, Weak<Making>>>,
+    pins: Mutex<HashMap<VmmId, Vec<PathBuf>>>,
 }
 
 /// A file being made: by one, while the others who want it wait and see how far it is.
@@ -68,12 +72,47 @@ struct Making {
 }
 
 impl Images {
-    pub fn new(folder: PathBuf, vmm_binary: PathBuf, controller: Arc<dyn Controller>) -> Self {
+    pub fn new(
+        folder: PathBuf,
+        vmm_binary: PathBuf,
+        controller: Arc<dyn Controller>,
+        bound: Bound,
+    ) -> Self {
         Self {
             folder,
             vmm_binary,
             controller,
+            bound,
             making: Mutex::default(),
+            pins: Mutex::default(),
+        }
+    }
+
+    /// Keeps these in the cache while a guest is made from them ([`Self::unpin`]).
+    pub fn pin(&self, vmm_id: VmmId, paths: Vec<PathBuf>) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.insert(vmm_id, paths);
+    }
+
+    /// The guest has what it needs, or will never be.
+    pub fn unpin(&self, vmm_id: VmmId) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.remove(&vmm_id);
+    }
+
+    /// Room for an image: what is fetched, and what that is made into.
+    async fn make_room(&self, image: &ImageSpec) {
+        let (folder, bound) = (self.folder.clone(), self.bound);
+        let need = image.size.saturating_mul(2);
+        let pinned = {
+            let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+            pins.values().flatten().cloned().collect()
+        };
+        let made = blocking(move || eviction::make_room(&folder, bound, need, &pinned)).await;
+        match made {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!(?gone, image_id = %image.id, "left the cache, for an image"),
+            Err(error) => tracing::warn!(%error, "no room could be made in the image cache"),
         }
     }
 
@@ -107,11 +146,6 @@ impl Images {
         Ok(self.folder.join(name))
     }
 
-    /// Whether the image is ready.
-    pub fn is_ready(&self, image: &ImageSpec, purpose: Use) -> Result<bool, DriverError> {
-        Ok(self.path(image, purpose)?.exists())
-    }
-
     /// The image's path, once it is fetched, checked and made ready.
     ///
     /// # Errors
@@ -125,6 +159,7 @@ impl Images {
     ) -> Result<PathBuf, DriverError> {
         let path = self.path(image, purpose)?;
         if path.exists() {
+            eviction::used(&path);
             return Ok(path);
         }
         let making = self.making(&path, image, purpose);
@@ -137,6 +172,7 @@ impl Images {
             return Ok(path);
         }
         let made = async {
+            self.make_room(image).await;
             let partial = path.with_extension("partial");
             let fetched = self.fetch(image, partial, &making.part).await?;
             self.make(image, purpose, &fetched, &path, &making.part)

@@ -62,10 +62,39 @@ fn cache(
     image.size = bytes.len() as u64;
     image.sha512 = hex::encode(Sha512::digest(bytes));
     (
-        Images::new(folder.to_owned(), "berth-vmm".into(), source.clone()),
+        Images::new(
+            folder.to_owned(),
+            "berth-vmm".into(),
+            source.clone(),
+            Bound { bytes: 1 << 30 },
+        ),
         source,
         image,
     )
+}
+
+/// The same cache, bounded, before a source of other bytes.
+fn bounded(folder: &Path, bytes: &[u8], most: u64) -> (Images, ImageSpec) {
+    let (mut images, _, image) = cache(folder, bytes, None);
+    images.bound = Bound { bytes: most };
+    (images, image)
+}
+
+#[tokio::test]
+async fn an_image_leaves_the_cache_for_another_unless_a_guest_is_being_made_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (token, progress) = (CancellationToken::new(), Progress::default());
+    let (images, first) = bounded(folder.path(), &[7; 50_000], 120_000);
+    let old = images.ready(&first, Use::Disk, &token, &progress).await;
+    let old = old.unwrap();
+    let (images, second) = bounded(folder.path(), &[8; 50_000], 120_000);
+    images.pin(VmmId::from_u128(1), vec![old.clone()]);
+    let new = images.ready(&second, Use::Disk, &token, &progress).await;
+    assert!(new.unwrap().exists() && old.exists());
+    images.unpin(VmmId::from_u128(1));
+    let (images, third) = bounded(folder.path(), &[9; 50_000], 120_000);
+    let new = images.ready(&third, Use::Disk, &token, &progress).await;
+    assert!(new.unwrap().exists() && !old.exists());
 }
 
 fn names(folder: &Path) -> Vec<String> {

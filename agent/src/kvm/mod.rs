@@ -16,6 +16,7 @@ mod config_drive;
 mod convert;
 mod dhcp;
 mod disks;
+mod eviction;
 mod guest;
 mod helper;
 mod images;
@@ -79,7 +80,14 @@ impl KvmDriver {
             vmm_binary: options.vmm_binary.clone(),
             console_bytes: options.console_bytes,
             physical_networks: options.physical_networks.keys().cloned().collect(),
-            images: images::Images::new(folder("images")?, options.vmm_binary.clone(), controller),
+            images: images::Images::new(
+                folder("images")?,
+                options.vmm_binary.clone(),
+                controller,
+                eviction::Bound {
+                    bytes: options.image_cache_bytes,
+                },
+            ),
             networks: networks.map_err(io::Error::other)?,
             hints: Arc::default(),
         })))

@@ -3,7 +3,7 @@
 use super::images::Use;
 use super::process::{self, Folder, Found};
 use super::spawn::{self, NotStarted};
-use super::{Host, blocking, broken, config_drive, disks, guest};
+use super::{Host, blocking, broken, config_drive, disks, eviction, guest};
 use crate::driver::{DriverError, Job, Step};
 use crate::journal::sync_folder;
 use berth_rpc::kill_point;
@@ -12,6 +12,7 @@ use berth_vmm_api::{ClientError, VmState, VmStateUpdate};
 use futures::future::BoxFuture;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,8 @@ pub(super) fn plan(host: &Arc<Host>, job: &Job) -> Vec<Box<dyn Step>> {
             WirePorts,
             StartProcess,
         ],
-        // The kernel may have left the cache, and the taps the host, since it was stopped.
+        // The taps may have left the host since it was stopped; and a guest of the release before
+        // has no kernel of its own.
         Command::Start(_) => &[FetchImages, MakeConfigDrive, WirePorts, StartProcess],
         Command::Stop { .. } => &[EndProcess],
         Command::Reboot { .. } => &[EndOldProcess, StartProcess],
@@ -166,13 +168,19 @@ impl KvmStep {
             Kind::Pause => self.set_state(VmStateUpdate::Paused).await,
             Kind::Unpause => self.set_state(VmStateUpdate::Resumed).await,
             Kind::UnwirePorts => self.unwire().await,
-            Kind::RemoveDirectory => remove_directory(&folder).await,
+            Kind::RemoveDirectory => {
+                self.host.images.unpin(self.job.vmm_id);
+                remove_directory(&folder).await
+            }
         }
     }
 
     async fn take_back(&self) -> Result<(), DriverError> {
         match self.kind {
-            Kind::MakeDirectory => remove_directory(&self.folder()).await,
+            Kind::MakeDirectory => {
+                self.host.images.unpin(self.job.vmm_id);
+                remove_directory(&self.folder()).await
+            }
             Kind::StartProcess => {
                 if !self.folder().0.exists() {
                     return Ok(());
@@ -186,19 +194,53 @@ impl KvmStep {
                 .await
             }
             Kind::WirePorts => self.unwire().await,
+            Kind::FetchImages => {
+                self.host.images.unpin(self.job.vmm_id);
+                Ok(())
+            }
             // The cache is every guest's. Disks and drive go with the directory, which a start,
             // whose plan does not make it, keeps. The others make nothing.
             _ => Ok(()),
         }
     }
 
+    /// Whether the guest has what it boots from, and the cache what its disks are made from: that
+    /// stays there from this look on, until they are made.
     fn images_are_ready(&self) -> Result<bool, DriverError> {
+        self.pin()?;
+        let folder = self.folder();
         for (image, purpose) in self.images()? {
-            if !self.host.images.is_ready(image, purpose)? {
+            let cached = self.host.images.path(image, purpose)?;
+            let there = match purpose {
+                Use::Disk => cached,
+                Use::Kernel | Use::Ramdisk => eviction::kept(&folder.0, &cached),
+            };
+            if !there.exists() {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    fn pin(&self) -> Result<(), DriverError> {
+        let mut paths = Vec::new();
+        for (image, purpose) in self.images()? {
+            paths.push(self.host.images.path(image, purpose)?);
+        }
+        self.host.images.pin(self.job.vmm_id, paths);
+        Ok(())
+    }
+
+    /// Where a guest has what it boots from: in its directory, or, if a release before this one
+    /// made it, in the cache.
+    fn own(
+        &self,
+        image: &berth_rpc_types::ImageSpec,
+        purpose: Use,
+    ) -> Result<PathBuf, DriverError> {
+        let cached = self.host.images.path(image, purpose)?;
+        let own = eviction::kept(&self.folder().0, &cached);
+        Ok(if own.exists() { own } else { cached })
     }
 
     /// A start needs no disk's image: its disks are there, or the guest is lost.
@@ -215,16 +257,36 @@ impl KvmStep {
     }
 
     async fn fetch_images(&self) -> Result<(), DriverError> {
+        self.pin()?;
         let fetches = self.images()?.into_iter().map(|(image, purpose)| {
             let job = &self.job;
             self.host
                 .images
                 .ready(image, purpose, &job.cancelled, &job.progress)
         });
-        futures::future::try_join_all(fetches).await.map(drop)
+        let ready = futures::future::try_join_all(fetches).await?;
+        let folder = self.folder().0;
+        if !folder.exists() {
+            // Nothing is left of the guest: its start says so.
+            return Ok(());
+        }
+        let boots = self.images()?.into_iter().zip(ready);
+        let boots = boots.filter(|((_, purpose), _)| *purpose != Use::Disk);
+        let boots: Vec<PathBuf> = boots.map(|(_, path)| path).collect();
+        let kept = blocking(move || {
+            for cached in &boots {
+                eviction::keep(&folder, cached)?;
+            }
+            sync_folder(&folder)
+        });
+        kept.await
+            .map_err(|e| broken("what the guest boots from cannot be kept", &e))?;
+        kill_point!("agent.boot_files.kept");
+        Ok(())
     }
 
     async fn start_process(&self) -> Result<(), DriverError> {
+        self.host.images.unpin(self.job.vmm_id);
         let spec = self.spec()?;
         let folder = self.folder();
         if let Some(disk) = spec
@@ -241,12 +303,9 @@ impl KvmStep {
                 folder.0.display().to_string(),
             ));
         }
-        let kernel = self.host.images.path(&spec.boot.kernel, Use::Kernel)?;
-        let ramdisk = spec
-            .boot
-            .ramdisk
-            .as_ref()
-            .map(|image| self.host.images.path(image, Use::Ramdisk));
+        let kernel = self.own(&spec.boot.kernel, Use::Kernel)?;
+        let ramdisk = spec.boot.ramdisk.as_ref();
+        let ramdisk = ramdisk.map(|image| self.own(image, Use::Ramdisk));
         let ramdisk = ramdisk.transpose()?;
         let description = guest::describe(
             spec,
