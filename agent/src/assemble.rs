@@ -71,7 +71,7 @@ pub async fn assemble(
     })?;
     let joined = match state_dir.joined()? {
         Some(joined) => joined,
-        None => join(options, &state_dir, &ca, &*clock).await?,
+        None => join(options, &state_dir, &ca, &*clock, &*rng).await?,
     };
     let link = HttpsLink::new(
         &options.controller_url,
@@ -109,12 +109,14 @@ async fn join(
     state_dir: &StateDir,
     ca: &[u8],
     clock: &dyn Clock,
+    rng: &dyn Rng,
 ) -> Result<JoinReply, AssembleError> {
     let token = options.join_token.clone().ok_or(AssembleError::NoToken)?;
     let request = JoinRequest {
         token,
         host_id: state_dir.host_id(),
         hostname: options.hostname(),
+        secret: Some(state_dir.secret(rng)?),
     };
     loop {
         match HttpsLink::join(&options.controller_url, ca, &request).await {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `lock` | held by flock for as long as the agent lives |
 //! | `host-id` | made once; the host is this id for as long as the directory lives |
+//! | `secret` | made once, before the host joins with it; mode 0600 |
 //! | `join.json` | what joining gave; mode 0600 |
 //! | `journal` | [`crate::journal`] |
 
@@ -105,6 +106,23 @@ impl StateDir {
         self.host_id
     }
 
+    /// The secret that this host joins with: 256 bits in hexadecimal, made once.
+    ///
+    /// # Errors
+    /// If it cannot be read or made durable.
+    pub fn secret(&self, rng: &dyn Rng) -> Result<String, StateDirError> {
+        let path = self.path.join("secret");
+        match fs::read_to_string(&path) {
+            Ok(text) => return Ok(text.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StateDirError::Io { path, source }),
+        }
+        let secret = format!("{:032x}{:032x}", rng.bits(), rng.bits());
+        let line = format!("{secret}\n");
+        write_durably(&path, line.as_bytes(), 0o600).map_err(io_at(&path))?;
+        Ok(secret)
+    }
+
     /// What joining gave, if the host has joined.
     ///
     /// # Errors
@@ -179,6 +197,9 @@ mod tests {
         drop(first);
         let third = StateDir::open(folder.path(), &SeededRng::new(3)).unwrap();
         assert_eq!(third.host_id(), id);
+        let secret = third.secret(&SeededRng::new(3)).unwrap();
+        assert_eq!(secret.len(), 64);
+        assert_eq!(third.secret(&SeededRng::new(4)).unwrap(), secret);
     }
 
     #[test]

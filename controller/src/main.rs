@@ -53,6 +53,9 @@ enum TokenCommand {
         /// Seconds that it is good for.
         #[arg(long, default_value_t = 3600)]
         lifetime: u32,
+        /// For this host, which has joined before, to join again.
+        #[arg(long)]
+        host: Option<String>,
     },
 }
 
@@ -67,8 +70,8 @@ fn main() -> anyhow::Result<ExitCode> {
         match arguments.command.unwrap_or(Command::Run) {
             Command::Run => run(config).await,
             Command::Token {
-                command: TokenCommand::Create { lifetime },
-            } => create_token(&config, lifetime).await,
+                command: TokenCommand::Create { lifetime, host },
+            } => create_token(&config, lifetime, host.as_deref()).await,
             Command::Audit { at_rest, json } => run_audit(&config, at_rest, json).await,
         }
     })
@@ -106,7 +109,11 @@ fn start_log(json: bool) {
     }
 }
 
-async fn create_token(config: &Config, lifetime: u32) -> anyhow::Result<ExitCode> {
+async fn create_token(
+    config: &Config,
+    lifetime: u32,
+    host: Option<&str>,
+) -> anyhow::Result<ExitCode> {
     let store = Store::connect_beside(&config.database_url()).await?;
     let env = Env {
         clock: Arc::new(SystemClock::default()),
@@ -114,7 +121,9 @@ async fn create_token(config: &Config, lifetime: u32) -> anyhow::Result<ExitCode
         control: Arc::new(config.control.clone()),
         lineage: "".into(),
     };
-    let token = hosts::join::create_token(&store, &env, lifetime).await?;
+    let token = hosts::join::create_token(&store, &env, lifetime, host).await?;
+    let token =
+        token.with_context(|| format!("no host named {} has joined", host.unwrap_or_default()))?;
     println!("{token}");
     Ok(ExitCode::SUCCESS)
 }

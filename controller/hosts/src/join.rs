@@ -2,8 +2,11 @@
 //!
 //! A token from [`create_token`] is good for one host; that host may use it again until it
 //! expires, since the answer to its first use may have been lost. The configuration's
-//! `join_token` is good for any number. A host that joins again gets a new secret, and keeps its
-//! epoch: its disk is the same one.
+//! `join_token` is good for any number. A host that joins again keeps its epoch: its disk is the
+//! same one.
+//!
+//! Whoever has a token can name any host's id. So a host that has joined joins again with its own
+//! secret, or with a token that was its own before: one that it used, or that was made for it.
 
 use axum::Json;
 use axum::extract::State;
@@ -34,15 +37,23 @@ pub(super) async fn join(
         return Err(AgentError::Refused(StatusCode::BAD_REQUEST, why));
     }
     let env = app.env();
-    let secret = env.secret();
+    let is_secret = |s: &String| s.len() == 64 && s.chars().all(|c| c.is_ascii_hexdigit());
+    let secret = match request.secret.clone() {
+        None => env.secret(),
+        Some(secret) if is_secret(&secret) => secret,
+        Some(_) => {
+            let why = "secret is no 256 bits in hexadecimal".to_owned();
+            return Err(AgentError::Refused(StatusCode::BAD_REQUEST, why));
+        }
+    };
     let preset = app.control.join_token.clone();
     app.store
         .tx(|tx| {
             let (env, secret) = (env.clone(), secret.clone());
             let (request, preset) = (request.clone(), preset.clone());
             Box::pin(async move {
-                use_token(tx, &env, preset.as_deref(), &request).await?;
-                enrol(tx, &env, &request, &secret).await
+                let token = use_token(tx, &env, preset.as_deref(), &request).await?;
+                enrol(tx, &env, &request, &secret, token).await
             })
         })
         .await?;
@@ -56,16 +67,27 @@ pub(super) async fn join(
     }))
 }
 
+/// Whose a token was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    /// Anybody's, or nobody's yet.
+    Open,
+    /// This very host's.
+    Own,
+}
+
 async fn use_token(
     tx: &mut Tx,
     env: &Env,
     preset: Option<&str>,
     request: &JoinRequest,
-) -> Result<(), AgentError> {
+) -> Result<Token, AgentError> {
     let hash = digest(&request.token);
     if preset.is_some_and(|preset| digest(preset) == hash) {
-        return Ok(());
+        return Ok(Token::Open);
     }
+    let sql = "SELECT used_by FROM join_tokens WHERE token_hash = $1";
+    let before: Option<(Option<HostId>,)> = tx.query_opt(sql, params![&hash]).await?;
     let used = tx
         .execute(
             "UPDATE join_tokens SET used_by = $1 WHERE token_hash = $2 AND expires_at > $3 \
@@ -74,7 +96,10 @@ async fn use_token(
         )
         .await?;
     if used == 1 {
-        return Ok(());
+        return Ok(match before {
+            Some((Some(_),)) => Token::Own,
+            _ => Token::Open,
+        });
     }
     let why = "the token is unknown, expired, or was used by another host; make one with \
                `berth-controller token create`";
@@ -86,6 +111,7 @@ async fn enrol(
     env: &Env,
     request: &JoinRequest,
     secret: &str,
+    token: Token,
 ) -> Result<(), AgentError> {
     let now = env.now();
     let hash = digest(secret);
@@ -105,13 +131,20 @@ async fn enrol(
         );
         return Err(AgentError::Refused(StatusCode::CONFLICT, why));
     }
-    let known = tx
-        .execute(
+    let sql = "SELECT secret_hash FROM hosts WHERE id = $1";
+    if let Some((kept,)) = tx.query_opt::<(String,)>(sql, params![*host_id]).await? {
+        if kept != hash && token != Token::Own {
+            let why = format!(
+                "host {host_id} has joined before, with another secret; let it join again with a \
+                 token of its own (berth-controller token create --host {hostname})"
+            );
+            return Err(AgentError::Refused(StatusCode::CONFLICT, why));
+        }
+        tx.execute(
             "UPDATE hosts SET secret_hash = $1, hostname = $2, updated_at = $3 WHERE id = $4",
             params![&hash, hostname, now, *host_id],
         )
         .await?;
-    if known == 1 {
         return Ok(());
     }
     let capacity = serde_json::to_value(Capacity::default()).unwrap_or_default();
@@ -129,24 +162,144 @@ async fn enrol(
 }
 
 /// Makes a token that one host can join with, good for `lifetime_s` seconds. Only its digest is kept.
+/// With a hostname it is that host's, for it to join again; `None` if there is no such host.
 ///
 /// # Errors
 /// [`StoreError`]
-pub async fn create_token(store: &Store, env: &Env, lifetime_s: u32) -> Result<String, StoreError> {
+pub async fn create_token(
+    store: &Store,
+    env: &Env,
+    lifetime_s: u32,
+    hostname: Option<&str>,
+) -> Result<Option<String>, StoreError> {
     let token = env.secret();
     let hash = digest(&token);
     let expires = env.now() + i64::from(lifetime_s) * 1000;
-    store
+    let hostname = hostname.map(str::to_owned);
+    let made = store
         .tx::<_, StoreError, _>(|tx| {
-            let hash = hash.clone();
+            let (hash, hostname) = (hash.clone(), hostname.clone());
             Box::pin(async move {
+                let host = match hostname {
+                    None => None,
+                    Some(name) => {
+                        let sql = "SELECT id FROM hosts WHERE hostname = $1";
+                        match tx.query_opt::<(HostId,)>(sql, params![name]).await? {
+                            None => return Ok(false),
+                            Some((id,)) => Some(id),
+                        }
+                    }
+                };
                 tx.execute(
-                    "INSERT INTO join_tokens (token_hash, expires_at) VALUES ($1, $2)",
-                    params![hash, expires],
+                    "INSERT INTO join_tokens (token_hash, expires_at, used_by) VALUES ($1, $2, $3)",
+                    params![hash, expires, host.map(|id| id.to_string())],
                 )
-                .await
+                .await?;
+                Ok(true)
             })
         })
         .await?;
-    Ok(token)
+    Ok(made.then_some(token))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use berth_controller_identity::testing;
+
+    const HOST: HostId = HostId::from_u128(1);
+
+    fn secret(digit: char) -> Option<String> {
+        Some(digit.to_string().repeat(64))
+    }
+
+    async fn asks(
+        app: &AppState,
+        token: &str,
+        id: HostId,
+        name: &str,
+        secret: Option<String>,
+    ) -> u16 {
+        let request = JoinRequest {
+            token: token.into(),
+            host_id: id,
+            hostname: name.into(),
+            secret: secret.clone(),
+        };
+        match join(State(app.clone()), Json(request)).await {
+            Ok(Json(reply)) => {
+                assert!(secret.is_none_or(|own| own == reply.secret));
+                200
+            }
+            Err(AgentError::Refused(status, _)) => status.as_u16(),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    async fn token(app: &AppState, host: Option<&str>) -> Option<String> {
+        create_token(&app.store, &app.env(), 60, host)
+            .await
+            .unwrap()
+    }
+
+    async fn app() -> AppState {
+        let mut app = (*testing::app().await).clone();
+        app.control = std::sync::Arc::new(berth_controller_core::ControlSettings {
+            join_token: Some("preset".into()),
+            ..Default::default()
+        });
+        app
+    }
+
+    #[tokio::test]
+    async fn nobody_joins_in_the_place_of_a_host_that_has_joined() {
+        let app = app().await;
+        let own = token(&app, None).await.unwrap();
+        assert_eq!(asks(&app, &own, HOST, "a", secret('1')).await, 200);
+        // Tokens that another host may have: a new one, the configuration's.
+        let fresh = token(&app, None).await.unwrap();
+        for given in [&*fresh, "preset"] {
+            for own in [secret('2'), None] {
+                assert_eq!(asks(&app, given, HOST, "a", own).await, 409);
+            }
+        }
+        // The refusal cost the token nothing.
+        let other = HostId::from_u128(2);
+        assert_eq!(asks(&app, &fresh, other, "b", secret('2')).await, 200);
+    }
+
+    #[tokio::test]
+    async fn a_host_joins_again_with_its_secret_or_a_token_of_its_own() {
+        let app = app().await;
+        assert_eq!(asks(&app, "preset", HOST, "a", secret('1')).await, 200);
+        // The answer was lost.
+        assert_eq!(asks(&app, "preset", HOST, "a", secret('1')).await, 200);
+        let made_for_it = token(&app, Some("a")).await.unwrap();
+        assert_eq!(asks(&app, &made_for_it, HOST, "a", secret('2')).await, 200);
+        // And for nobody else.
+        let other = HostId::from_u128(2);
+        assert_eq!(asks(&app, &made_for_it, other, "b", secret('3')).await, 401);
+        assert_eq!(token(&app, Some("c")).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_host_of_the_release_before_is_given_a_secret_and_asks_again_with_its_token() {
+        let app = app().await;
+        let own = token(&app, None).await.unwrap();
+        assert_eq!(asks(&app, &own, HOST, "a", None).await, 200);
+        assert_eq!(asks(&app, &own, HOST, "a", None).await, 200);
+        assert_eq!(asks(&app, "preset", HOST, "a", None).await, 409);
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_256_bits() {
+        let app = app().await;
+        for weak in ["", "1", "no hexadecimal digits"] {
+            assert_eq!(
+                asks(&app, "preset", HOST, "a", Some(weak.into())).await,
+                400
+            );
+        }
+    }
 }

@@ -23,6 +23,11 @@ pub struct JoinRequest {
     pub host_id: HostId,
     /// A label.
     pub hostname: String,
+    /// The host's secret, of 256 bits in hexadecimal: made by it, and kept before it asks, so that
+    /// an answer that is lost costs nothing, and nobody joins in its place. A host of an
+    /// earlier release has none, and is given one.
+    #[serde(default)]
+    pub secret: Option<String>,
 }
 
 /// What a joined host keeps in its state directory.
