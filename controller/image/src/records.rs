@@ -313,15 +313,15 @@ pub async fn ids(tx: &mut Tx) -> Result<Vec<(uuid::Uuid, Option<String>)>, Store
     tx.query("SELECT id, sha512 FROM images", params![]).await
 }
 
-/// How many bytes of images a project may still store, of as many as `quota`.
+/// How many bytes of images a project stores.
 ///
 /// # Errors
 /// The store's.
-pub async fn room(tx: &mut Tx, owner: &str, quota: u64) -> Result<u64, StoreError> {
+pub async fn stored(tx: &mut Tx, owner: &str) -> Result<u64, StoreError> {
     let sql = "SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) AS used FROM images WHERE owner = $1";
     let used: Option<(i64,)> = tx.query_opt(sql, params![owner]).await?;
     let used = used.and_then(|(used,)| u64::try_from(used).ok());
-    Ok(quota.saturating_sub(used.unwrap_or(0)))
+    Ok(used.unwrap_or(0))
 }
 
 /// Ends an upload well; `false` if the image is no longer its own. `virtual_size` is in bytes,

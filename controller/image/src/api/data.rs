@@ -90,7 +90,7 @@ async fn begin(
                 let text = id.to_string();
                 let image = records::load(tx, &context.reach, &text).await?;
                 image.must_be_owned_by(&context.reach)?;
-                let room = records::room(tx, &image.owner, quota).await?;
+                let room = quota.saturating_sub(records::stored(tx, &image.owner).await?);
                 if room == 0 {
                     return Err(over_quota(quota));
                 }
@@ -211,18 +211,29 @@ pub(super) async fn keep(
             let written = written.clone();
             Box::pin(async move {
                 let (id, upload) = (id.to_string(), upload.to_string());
+                if !records::saved(tx, &id, &upload, &written, virtual_size, now).await? {
+                    return Ok(false);
+                }
                 let image = records::find(tx, &id).await?;
                 let owner = image.map(|image| image.owner).unwrap_or_default();
                 // Of several uploads at once, those that end first have the room.
-                if records::room(tx, &owner, quota).await? < written.size {
+                if records::stored(tx, &owner).await? > quota {
                     return Err(over_quota(quota));
                 }
-                Ok::<_, ApiError>(
-                    records::saved(tx, &id, &upload, &written, virtual_size, now).await?,
-                )
+                Ok::<_, ApiError>(true)
             })
         })
-        .await?;
+        .await;
+    let saved = match saved {
+        Ok(saved) => saved,
+        Err(error) => {
+            // It is still this upload's, so that no image has its file.
+            if error.status == StatusCode::PAYLOAD_TOO_LARGE {
+                drop(files::remove(&app.image_dir, id, &written.sha512).await);
+            }
+            return Err(error);
+        }
+    };
     if !saved {
         return Err(taken_away(id));
     }
