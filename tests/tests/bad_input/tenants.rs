@@ -22,6 +22,14 @@ async fn user_with<'w>(
     (world.login_as(&user, scope).await, user)
 }
 
+async fn stop_and_start(owner: &Caller<'_>, server: &str) {
+    let action = format!("/compute/v2.1/servers/{server}/action");
+    for (what, status) in [("os-stop", "SHUTOFF"), ("os-start", "ACTIVE")] {
+        owner.post(&action, json!({what: null})).await.taken(202);
+        owner.until(server, status).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_image_takes_the_place_of_one_that_a_server_was_made_from() {
     let world = World::new().await;
@@ -44,17 +52,7 @@ async fn no_image_takes_the_place_of_one_that_a_server_was_made_from() {
         let words = [&*format!("Image ID {id} already exists")];
         other.post(IMAGES, theirs).await.refused(409, &words);
     }
-    let action = format!("/compute/v2.1/servers/{server}/action");
-    owner
-        .post(&action, json!({"os-stop": null}))
-        .await
-        .taken(202);
-    owner.until(&server, "SHUTOFF").await;
-    owner
-        .post(&action, json!({"os-start": null}))
-        .await
-        .taken(202);
-    owner.until(&server, "ACTIVE").await;
+    stop_and_start(&owner, &server).await;
     let started = world.last_order(&server).await;
     assert_eq!(started["method"], "vmm.start");
     assert!(started["body"]["boot"]["kernel"]["sha512"].is_string());
@@ -84,17 +82,7 @@ async fn an_image_that_is_pointed_at_anothers_later_gives_its_bytes_to_nobody() 
     other.until(&server, "ACTIVE").await;
     let patch = json!([{"op": "add", "path": "/ramdisk_id", "value": secret}]);
     other.patch_image(&image, patch).await.taken(200);
-    let action = format!("/compute/v2.1/servers/{server}/action");
-    other
-        .post(&action, json!({"os-stop": null}))
-        .await
-        .taken(202);
-    other.until(&server, "SHUTOFF").await;
-    other
-        .post(&action, json!({"os-start": null}))
-        .await
-        .taken(202);
-    other.until(&server, "ACTIVE").await;
+    stop_and_start(&other, &server).await;
     let started = world.last_order(&server).await;
     assert!(started["body"]["boot"]["kernel"]["sha512"].is_string());
     assert!(started["body"]["boot"]["ramdisk"].is_null(), "{started}");

@@ -194,24 +194,21 @@ impl World {
 
     /// A token of this user, for the project of the same name.
     pub async fn login(&self, name: &str) -> Caller<'_> {
-        let login = json!({"auth": {
-            "identity": {"methods": ["password"], "password": {"user": {
-                "name": name, "domain": {"id": "default"}, "password": "secret"}}},
-            "scope": {"project": {"name": name, "domain": {"id": "default"}}}}});
-        let path = "/identity/v3/auth/tokens";
-        let answer = self.send("", "POST", path, login.to_string().into()).await;
-        assert_eq!(answer.status, 201, "{}", answer.text);
-        Caller {
-            world: self,
-            token: answer.token.unwrap(),
-        }
+        let domain = json!({"id": "default"});
+        let user = json!({"name": name, "domain": domain});
+        let scope = json!({"project": {"name": name, "domain": domain}});
+        self.login_by(user, scope).await
     }
 
     /// A token of the user with this id, for what `scope` names.
     pub async fn login_as(&self, user: &str, scope: Value) -> Caller<'_> {
+        self.login_by(json!({"id": user}), scope).await
+    }
+
+    async fn login_by(&self, mut user: Value, scope: Value) -> Caller<'_> {
+        user["password"] = json!("secret");
         let login = json!({"auth": {
-            "identity": {"methods": ["password"], "password": {"user": {
-                "id": user, "password": "secret"}}},
+            "identity": {"methods": ["password"], "password": {"user": user}},
             "scope": scope}});
         let path = "/identity/v3/auth/tokens";
         let answer = self.send("", "POST", path, login.to_string().into()).await;

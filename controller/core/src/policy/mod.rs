@@ -19,6 +19,8 @@ pub use table::TABLE;
 
 use crate::{ApiError, Service};
 use axum::http::{Method, StatusCode};
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 /// The roles that the table asks for, each with all that is below it. Any other role's name gives
 /// nothing.
@@ -280,26 +282,32 @@ pub fn find(method: &Method, path: &str) -> Found {
         "HEAD" => "GET",
         other => other,
     };
-    let mut there = false;
-    for rule in TABLE {
-        for (its_method, its_path) in rule.routes {
-            if *its_path == path {
-                if *its_method == method {
-                    return Found::Rule(rule);
-                }
-                there = true;
-            }
-        }
-    }
-    match there {
-        true => Found::NoMethod,
-        false => Found::NoRoute,
+    match ROUTES.get(path) {
+        None => Found::NoRoute,
+        Some(methods) => methods
+            .get(method)
+            .map_or(Found::NoMethod, |r| Found::Rule(r)),
     }
 }
 
+/// Rows by path and method: every request asks.
+static ROUTES: LazyLock<HashMap<&str, HashMap<&str, &Rule>>> = LazyLock::new(|| {
+    let mut routes = HashMap::<_, HashMap<_, _>>::new();
+    for rule in TABLE {
+        for (method, path) in rule.routes {
+            routes.entry(*path).or_default().insert(*method, rule);
+        }
+    }
+    routes
+});
+
+/// Rows by action: a list asks for each thing that it shows.
+static ACTIONS: LazyLock<HashMap<&str, &Rule>> =
+    LazyLock::new(|| TABLE.iter().map(|rule| (rule.action, rule)).collect());
+
 /// The row of an action.
 pub fn action(name: &str) -> Option<&'static Rule> {
-    TABLE.iter().find(|rule| rule.action == name)
+    ACTIONS.get(name).copied()
 }
 
 #[cfg(test)]

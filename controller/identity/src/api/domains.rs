@@ -1,6 +1,6 @@
 //! Domains: where user and project names are unique.
 
-use super::resource::{Resource, description};
+use super::resource::{InDomain, Resource, description};
 use super::{Reply, beyond, forbidden, self_link};
 use crate::DEFAULT_DOMAIN;
 use crate::tokens::Token;
@@ -26,7 +26,10 @@ row! {
 pub(super) static DOMAIN: Resource<Domain> = Resource {
     one: "domain",
     all: "domains",
-    domain: Some("id"),
+    domain: Some(InDomain {
+        column: "id",
+        of: |domain| &domain.id,
+    }),
     unique: "",
     view,
     may_go: |domain| match domain.enabled {

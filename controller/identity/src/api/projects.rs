@@ -1,6 +1,6 @@
 //! Projects: what owns servers, networks and images.
 
-use super::resource::{Resource, description};
+use super::resource::{InDomain, Resource, description};
 use super::{Reply, beyond, collection, ok, self_link};
 use axum::body::Bytes;
 use axum::extract::Path;
@@ -37,7 +37,10 @@ row! {
 pub(super) static PROJECT: Resource<Project> = Resource {
     one: "project",
     all: "projects",
-    domain: Some("domain_id"),
+    domain: Some(InDomain {
+        column: "domain_id",
+        of: |project| &project.domain_id,
+    }),
     unique: " in that domain",
     view,
     may_go: |_| Ok(()),

@@ -24,14 +24,22 @@ pub(super) fn description(fields: &Fields<'_>) -> Result<Option<String>, ApiErro
     fields.text("description", MAX_DESCRIPTION)
 }
 
+/// Where it stands in which domain something is.
+pub(super) struct InDomain<R: 'static> {
+    /// In SQL.
+    pub column: &'static str,
+    /// In a row.
+    pub of: fn(&R) -> &str,
+}
+
 /// One kind of resource, whose rows are `R`. Its names are its own: they stand in SQL.
 pub(super) struct Resource<R: 'static> {
     /// One of them: in JSON and in messages.
     pub one: &'static str,
     /// All of them: in JSON, in paths, and the table.
     pub all: &'static str,
-    /// The column that says in which domain one is; `None`: they are for all domains.
-    pub domain: Option<&'static str>,
+    /// In which domain one is; `None`: they are for all domains.
+    pub domain: Option<InDomain<R>>,
     /// Where names are unique, if not everywhere.
     pub unique: &'static str,
     /// Renders one.
@@ -59,14 +67,10 @@ impl<R: FromRow + Send> Resource<R> {
     /// 404; 403 for one in another domain.
     pub async fn within(&self, tx: &mut Tx, reach: &Reach, id: &str) -> Result<R, ApiError> {
         let row = self.load(tx, id).await?;
-        if let (Some(column), Some(domain)) = (self.domain, reach.domain()) {
-            let sql = format!("SELECT {column} FROM {} WHERE id = $1", self.all);
-            let its: Option<(String,)> = tx.query_opt(&sql, params![id]).await?;
-            if its.is_none_or(|(its,)| its != domain) {
-                return Err(beyond());
-            }
+        match (&self.domain, reach.domain()) {
+            (Some(its), Some(domain)) if (its.of)(&row) != domain => Err(beyond()),
+            _ => Ok(row),
         }
-        Ok(row)
     }
 
     /// A new one, in the domain that its columns name, if they do.
@@ -153,8 +157,8 @@ impl<R: FromRow + Send> Resource<R> {
                 name => query.get(name).map(|value| (name, value.into())),
             })
             .collect();
-        if let (Some(column), Some(domain)) = (self.domain, call.context.reach.domain()) {
-            wanted.push((column, domain.into()));
+        if let (Some(its), Some(domain)) = (&self.domain, call.context.reach.domain()) {
+            wanted.push((its.column, domain.into()));
         }
         let mut sql = format!("SELECT * FROM {}", self.all);
         for (n, (name, _)) in wanted.iter().enumerate() {

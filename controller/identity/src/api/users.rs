@@ -1,6 +1,6 @@
 //! Users and their passwords.
 
-use super::resource::{Column, Resource, description};
+use super::resource::{Column, InDomain, Resource, description};
 use super::{Reply, bad, beyond, hashing, no_content, ok, oneself_or_more, self_link};
 use crate::password;
 use crate::tokens::unauthorized;
@@ -43,7 +43,10 @@ row! {
 pub(super) static USER: Resource<User> = Resource {
     one: "user",
     all: "users",
-    domain: Some("domain_id"),
+    domain: Some(InDomain {
+        column: "domain_id",
+        of: |user| &user.domain_id,
+    }),
     unique: " in that domain",
     view,
     may_go: |_| Ok(()),
