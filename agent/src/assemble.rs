@@ -1,5 +1,6 @@
 //! An agent from its options alone: joins if it must, and connects link, transport and driver.
 
+use crate::broker::HostAccounts;
 use crate::driver::Driver;
 use crate::kvm::KvmDriver;
 use crate::link::{Controller, HttpsLink, LinkError};
@@ -8,7 +9,7 @@ use crate::service::{AgentError, Handle, Parts, Service};
 use crate::simulated::SimulatedHost;
 use crate::state_dir::{StateDir, StateDirError};
 use berth_rpc::clock::{Clock, Rng};
-use berth_rpc::{RpcError, Transport};
+use berth_rpc::{Client, RpcError, Transport};
 use berth_rpc_types::link::{JoinReply, JoinRequest};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,7 +80,7 @@ pub async fn assemble(
         state_dir.host_id(),
         &joined.secret,
     )?;
-    let controller: Arc<dyn Controller> = Arc::new(link);
+    let controller: Arc<dyn Controller> = Arc::new(link.clone());
     let transport = match transport {
         Some(transport) => transport,
         None => {
@@ -90,8 +91,12 @@ pub async fn assemble(
             if urls.is_empty() {
                 return Err(AssembleError::NoBroker);
             }
-            let name = format!("berth-agent {}", state_dir.host_id());
-            berth_rpc::connect(&urls, &name, Arc::clone(&clock), Arc::clone(&rng))?
+            let client = Client {
+                name: format!("berth-agent {}", state_dir.host_id()),
+                accounts: Some(Arc::new(HostAccounts::new(link, Arc::clone(&clock)))),
+                asks_as: None,
+            };
+            berth_rpc::connect(&urls, client, Arc::clone(&clock), Arc::clone(&rng))?
         }
     };
     let parts = Parts {

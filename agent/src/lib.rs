@@ -20,6 +20,7 @@
 //! - [`service`], [`assemble`]: start order and tasks; an agent from its options alone.
 
 pub mod assemble;
+mod broker;
 mod console;
 pub mod driver;
 mod engine;

@@ -3,7 +3,9 @@
 //!
 //! Nothing here retries: the callers know what is worth how much patience.
 
-use berth_rpc_types::link::{JoinReply, JoinRequest, NetworkDocument, SyncReply, SyncRequest};
+use berth_rpc_types::link::{
+    BrokerReply, BrokerRequest, JoinReply, JoinRequest, NetworkDocument, SyncReply, SyncRequest,
+};
 use berth_rpc_types::{HostId, ImageSpec};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -99,6 +101,15 @@ impl HttpsLink {
         let url_of_join = format!("{}/agent/v1/join", url.trim_end_matches('/'));
         let call = client(url, ca_pem)?.post(&url_of_join).json(request);
         json(&url_of_join, call).await
+    }
+
+    /// Asks for this host's queues and its account at the broker.
+    ///
+    /// # Errors
+    /// [`LinkError::Refused`] with 404 from a controller that knows no accounts.
+    pub async fn broker(&self, request: &BrokerRequest) -> Result<BrokerReply, LinkError> {
+        let url = self.url("/agent/v1/broker");
+        json(&url, self.authorised(self.client.post(&url)).json(request)).await
     }
 
     fn url(&self, path: &str) -> String {

@@ -114,6 +114,7 @@ impl Reporter {
             address: self.address.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             starting,
+            knows_accounts: true,
             epoch: host.epoch,
             lineage: host.lineage.clone(),
             lineage_counter: host.lineage_counter,

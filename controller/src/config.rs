@@ -146,6 +146,9 @@ impl Config {
         if self.brokers.is_empty() {
             return wrong("set brokers, for example [\"amqp://user:secret@host/%2f\"]");
         }
+        if self.control.broker_account_lifetime < 10 {
+            return wrong("control.broker_account_lifetime must be at least 10 seconds");
+        }
         let scheduler = self.control.scheduler.check();
         scheduler.map_err(|e| ConfigError::Wrong(e.to_string()))
     }

@@ -6,21 +6,24 @@
 
 use crate::compute::InstanceKinds;
 use crate::config::{Config, ConfigError};
-use crate::core::AppState;
+use crate::core::broker::BrokerKeyError;
 use crate::core::store::{Store, StoreError};
+use crate::core::{AppState, BrokerAccounts};
 use crate::identity::bootstrap::{BootstrapError, bootstrap};
 use crate::operations::{Engine, driver, outbox, results};
 use crate::router::router;
 use crate::tls::{self, TlsError};
 use crate::{compute, hosts, reconcile, serve};
 use berth_rpc::clock::{Clock, Rng, SystemClock, SystemRng};
-use berth_rpc::{RpcError, Transport};
+use berth_rpc::{Client, RpcError, Transport};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 /// How long tasks have to end at shutdown.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
@@ -64,6 +67,9 @@ pub enum ControllerError {
     /// The broker's URL.
     #[error("broker: {0}")]
     Transport(#[from] RpcError),
+    /// Hosts' accounts at the broker.
+    #[error(transparent)]
+    BrokerKey(#[from] BrokerKeyError),
     /// The certificate.
     #[error("TLS: {0}")]
     Tls(#[from] TlsError),
@@ -118,11 +124,29 @@ impl Controller {
         let listener = TcpListener::bind(config.listen).await;
         let listener = listener.map_err(|e| io(config.listen, e))?;
         let address = listener.local_addr().map_err(|e| io(config.listen, e))?;
+        let accounts = match &config.control.broker_key {
+            Some(key) => {
+                let lifetime = config.control.broker_account_lifetime;
+                let accounts = BrokerAccounts::load(key, &config.brokers, lifetime)?;
+                Some(Arc::new(accounts))
+            }
+            None => {
+                tracing::warn!(
+                    "control.broker_key is not set: hosts share the broker's login, and each can \
+                     pass for another"
+                );
+                None
+            }
+        };
         let transport = match transport {
             Some(transport) => transport,
             None => berth_rpc::connect(
                 &config.brokers,
-                "berth-controller",
+                Client {
+                    name: "berth-controller".into(),
+                    accounts: None,
+                    asks_as: Some(own_id(&config.state_dir, &*rng)?),
+                },
                 Arc::clone(&clock),
                 Arc::clone(&rng),
             )?,
@@ -130,6 +154,7 @@ impl Controller {
         let mut app = app_state(&config, store, transport, clock, rng, address);
         let lineage = hosts::lineage::ensure(&app.store, &app.env()).await?;
         app.lineage = lineage.into();
+        app.broker_accounts = accounts;
         let stop = CancellationToken::new();
         let tasks = start_tasks(&app, &stop);
         tasks.spawn(serve::serve(
@@ -206,10 +231,25 @@ fn app_state(
         lineage: "".into(),
         wake: Arc::default(),
         wake_outbox: Arc::default(),
+        broker_accounts: None,
         metrics: Arc::default(),
         log_ins: Arc::default(),
         settings: Arc::new(config.api()),
     }
+}
+
+/// This controller's id, kept in its state directory.
+fn own_id(dir: &Path, rng: &dyn Rng) -> Result<Uuid, ControllerError> {
+    let path = dir.join("controller-id");
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && let Ok(id) = text.trim().parse()
+    {
+        return Ok(id);
+    }
+    // Whatever else is there was half written, or is nothing that anybody remembers.
+    let id = uuid::Builder::from_random_bytes(rng.bits().to_be_bytes()).into_uuid();
+    std::fs::write(&path, format!("{id}\n")).map_err(|e| io(path.display(), e))?;
+    Ok(id)
 }
 
 /// All tasks but the listener. Public, so that a simulation can run a controller without one.

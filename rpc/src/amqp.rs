@@ -30,12 +30,15 @@ mod read;
 mod topology;
 
 use crate::clock::{Clock, Rng};
-use crate::{Address, ConsumeOptions, Consumer, ReadRequest, RpcError, Transport};
+use crate::{
+    Accounts, Address, Client, ConsumeOptions, Consumer, ReadRequest, RpcError, Transport,
+};
 use brokers::Brokers;
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, select};
 use link::Link;
-use publish::{Publish, Publisher, Sent};
+use publish::{Publish, Publisher, Sent, To};
+use read::Asker;
 use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +46,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub(crate) use topology::{queue_name, results_exchange};
 
 /// How long the broker has to answer anything. Quorum queues elect a leader within that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -52,6 +57,7 @@ struct Shared {
     namespace: String,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
+    accounts: Option<Arc<dyn Accounts>>,
     closed: CancellationToken,
     tasks: TaskTracker,
 }
@@ -100,11 +106,19 @@ fn refusal(error: &lapin::Error) -> RpcError {
     RpcError::Disconnected(error.to_string())
 }
 
+/// The virtual host and the namespace that URLs name.
+pub(crate) fn vhost_and_namespace(urls: &[String]) -> Result<(String, String), RpcError> {
+    let brokers = Brokers::parse(&crate::connect::listed(urls))?;
+    let vhost = brokers.list.first().map(|b| b.uri.vhost.clone());
+    Ok((vhost.unwrap_or_default(), brokers.namespace))
+}
+
 /// The transport.
 pub(crate) struct Amqp {
     shared: Arc<Shared>,
     publisher: Arc<Publisher>,
     consuming: Link,
+    asker: Asker,
     /// Queues that were declared or consumed through here: to be declared again if missing.
     declared: Mutex<HashSet<Address>>,
 }
@@ -113,7 +127,7 @@ impl Amqp {
     /// Starts connecting to the brokers that `urls` name.
     pub(crate) fn open(
         urls: &[&str],
-        name: &str,
+        client: Client,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
     ) -> Result<Arc<dyn Transport>, RpcError> {
@@ -122,14 +136,17 @@ impl Amqp {
             namespace: brokers.namespace.clone(),
             clock,
             rng,
+            accounts: client.accounts,
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        let name = client.name;
         let publishing = Link::open(&shared, &brokers, format!("{name} publish"));
         let consuming = Link::open(&shared, &brokers, format!("{name} consume"));
         Ok(Arc::new(Self {
             publisher: Arc::new(Publisher::new(Arc::clone(&shared), publishing)),
             consuming,
+            asker: Asker::new(client.asks_as),
             shared,
             declared: Mutex::default(),
         }))
@@ -151,8 +168,14 @@ impl Amqp {
     }
 
     async fn declare_now(&self, address: Address) -> Result<(), RpcError> {
-        let connection = self.publisher.link.connection(&self.shared).await?;
-        let channel = self.shared.answer(connection.create_channel()).await?;
+        let session = self.publisher.link.session(&self.shared).await?;
+        if session.is_host {
+            return Ok(());
+        }
+        let channel = self
+            .shared
+            .answer(session.connection.create_channel())
+            .await?;
         topology::declare(&self.shared, &channel, address).await?;
         // A channel that is dropped closes itself.
         Ok(())
@@ -169,10 +192,9 @@ impl Amqp {
             let what = format!("{address} takes questions (`read`), not messages");
             return Err(RpcError::Configuration(what));
         }
-        let queue = topology::queue_name(&self.shared.namespace, address);
         let droppable = address == Address::Telemetry;
         let message = Publish {
-            queue: &queue,
+            to: To::Queue(address),
             message_id,
             payload: &payload,
             persistent: !droppable,
@@ -209,6 +231,18 @@ impl Transport for Amqp {
         })
     }
 
+    fn restore(&self, address: Address) -> BoxFuture<'_, Result<(), RpcError>> {
+        Box::pin(async move {
+            self.shared.check_open()?;
+            let session = self.publisher.link.session(&self.shared).await?;
+            if session.is_host {
+                return Ok(());
+            }
+            consume::delete(&self.shared, &session, address).await;
+            self.declare_now(address).await
+        })
+    }
+
     fn publish<'a>(
         &'a self,
         address: Address,
@@ -239,14 +273,14 @@ impl Transport for Amqp {
     ) -> BoxFuture<'_, Result<Bytes, RpcError>> {
         Box::pin(async move {
             self.shared.check_open()?;
-            read::ask(
-                &self.shared,
-                &self.publisher.link,
-                address,
-                &payload,
-                timeout,
-            )
-            .await
+            let Address::AgentReads(host) = address else {
+                let what = format!("{address} takes messages, not questions");
+                return Err(RpcError::Configuration(what));
+            };
+            let links = (&self.publisher.link, &self.consuming);
+            self.asker
+                .ask(&self.shared, links, host, &payload, timeout)
+                .await
         })
     }
 

@@ -11,8 +11,9 @@
 mod broker;
 mod endpoint;
 
-use crate::Transport;
 use crate::clock::{Clock, Rng};
+use crate::{Sender, Transport};
+use berth_rpc_types::HostId;
 use broker::Broker;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,9 +66,16 @@ impl InProcess {
         }
     }
 
-    /// A client. Closing or dropping one ends its own consumers only.
+    /// A client that is no host. Closing or dropping one ends its own consumers only.
     pub fn transport(&self) -> Arc<dyn Transport> {
-        endpoint::Endpoint::open(Arc::clone(&self.hub))
+        let sender = Sender::Other("in-process".into());
+        endpoint::Endpoint::open(Arc::clone(&self.hub), sender)
+    }
+
+    /// A host's client: what it publishes has its name. Its rights are not kept to what a host's
+    /// account has: all are of one process.
+    pub fn transport_of(&self, host: HostId) -> Arc<dyn Transport> {
+        endpoint::Endpoint::open(Arc::clone(&self.hub), Sender::Host(host))
     }
 
     /// Changes what goes wrong from now on; a simulation's liveness phase sets it to none.

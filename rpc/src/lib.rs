@@ -14,6 +14,7 @@
 //! system clock, sleeps or draws random numbers except through them. [`kill_point!`] names
 //! the boundaries at which tests kill a process.
 
+pub mod account;
 pub mod clock;
 mod transport;
 
@@ -25,7 +26,8 @@ mod inproc;
 pub use berth_kill_point as kill_point;
 pub use berth_kill_point::kill_point;
 
-pub use connect::connect;
+pub use account::{Account, Accounts, Sender};
+pub use connect::{Client, connect};
 pub use inproc::{Faults, InProcess};
 pub use transport::{
     Acker, Address, ConsumeOptions, Consumer, Delivery, ReadRequest, RpcError, Transport,

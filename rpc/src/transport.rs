@@ -1,10 +1,12 @@
 //! The seam between what Berth says and how it travels.
 
+use crate::Sender;
 use berth_rpc_types::HostId;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::fmt;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// A queue, by what it is for. The names are stable: none is ever random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +19,8 @@ pub enum Address {
     Results,
     /// `controller.telemetry`: bounded, drops its oldest.
     Telemetry,
+    /// `controller.answers.<its id>`: answers to what one controller asked. Bounded.
+    Answers(Uuid),
     /// `dead-letters`: what no consumer would have; consumed by a controller (rule 9).
     DeadLetters,
 }
@@ -29,6 +33,7 @@ impl fmt::Display for Address {
             Self::AgentReads(host) => write!(f, "agent.{host}.reads"),
             Self::Results => f.write_str("controller.results"),
             Self::Telemetry => f.write_str("controller.telemetry"),
+            Self::Answers(controller) => write!(f, "controller.answers.{controller}"),
             Self::DeadLetters => f.write_str("dead-letters"),
         }
     }
@@ -67,6 +72,8 @@ pub struct Delivery {
     pub payload: Bytes,
     /// The publisher's message id.
     pub message_id: String,
+    /// Who published it, by the broker's word. A dead letter keeps its publisher.
+    pub sender: Sender,
     /// Whether it was delivered before (a hint).
     pub redelivered: bool,
     /// For dead letters: the queue it came from.
@@ -118,7 +125,11 @@ pub struct ReadRequest {
 /// Carries messages. Cheap to clone behind an `Arc`; every method may be called at any time.
 pub trait Transport: Send + Sync {
     /// Declares the queue behind an address, idempotently, so that publishing to it can be routed.
+    /// Does nothing where this client has a host's account: the controllers declare.
     fn declare(&self, address: Address) -> BoxFuture<'_, Result<(), RpcError>>;
+
+    /// Declares the queue anew, without what it holds: its consumer says that it gives no answer.
+    fn restore(&self, address: Address) -> BoxFuture<'_, Result<(), RpcError>>;
 
     /// Publishes persistent, mandatory and confirmed (telemetry: neither persistent nor
     /// mandatory). On [`RpcError::InDoubt`] or [`RpcError::Disconnected`] send again with the same id.
@@ -129,14 +140,14 @@ pub trait Transport: Send + Sync {
         payload: Bytes,
     ) -> BoxFuture<'a, Result<(), RpcError>>;
 
-    /// Consumes an address; declares it first.
+    /// Consumes an address; declares it first, as [`Transport::declare`] does.
     fn consume(
         &self,
         address: Address,
         options: ConsumeOptions,
     ) -> BoxFuture<'_, Result<Box<dyn Consumer>, RpcError>>;
 
-    /// Asks, and waits at most `timeout` for the answer.
+    /// Asks a host, and waits at most `timeout` for its answer: another's is not taken.
     fn read(
         &self,
         address: Address,

@@ -97,7 +97,7 @@ impl Cloud {
             dir,
         };
         for number in 0..plan.controllers {
-            cloud.add_controller(net, number, &of(number)?.controller)?;
+            cloud.add_controller(net, number, of(number)?)?;
         }
         for number in 0..plan.simulated_hosts {
             cloud.add_simulated_host(number, &of(number)?.agent)?;
@@ -207,7 +207,7 @@ impl Cloud {
         host.start_daemon("agent", &argv)
     }
 
-    fn add_controller(&mut self, net: &TestNet, number: usize, program: &Path) -> Result<()> {
+    fn add_controller(&mut self, net: &TestNet, number: usize, programs: &Programs) -> Result<()> {
         let dir = self.dir.path();
         let state = dir.join(format!("controller-{number}"));
         fs::create_dir_all(&state)?;
@@ -240,10 +240,13 @@ impl Cloud {
             "[control]\njoin_token = \"{JOIN_TOKEN}\"\nservice_down_time = 15\n\
              shutdown_timeout = 40\n"
         );
+        if programs.hands_out_accounts {
+            config += &format!("broker_key = \"{}\"\n", self.rabbit.host_key().display());
+        }
         let file = dir.join(format!("controller-{number}.toml"));
         fs::write(&file, config)?;
         let name = format!("controller-{number}");
-        let mut service = Service::new(&name, program.to_owned(), file, dir);
+        let mut service = Service::new(&name, programs.controller.clone(), file, dir);
         service.start(&[])?;
         let made = state.join("ca.pem");
         let answers = || {

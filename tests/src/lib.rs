@@ -9,7 +9,7 @@
 //! - [`net`]: several hosts, and the test, on one network in a namespace of its own.
 //! - [`rabbit`], [`postgres`]: Debian's RabbitMQ and PostgreSQL, private, with `kill -9`.
 //! - [`cloud`]: a whole Berth cloud of these; [`openstack`]: the real `openstack` command for it,
-//!   [`rest`]: its APIs by curl;
+//!   [`rest`]: its APIs by curl, [`users`]: who make servers in it;
 //!   [`debian`]: what a Debian guest in it needs, and how one sees that it lives.
 //! - [`previous`]: the programs of an earlier commit, to run beside today's.
 //! - [`process`]: child processes that cannot outlive the test; [`ports`]: free ports; [`scratch`]: folders; [`logs`]: logs, short;
@@ -30,6 +30,7 @@ pub mod cloud;
 pub mod debian;
 pub mod openstack;
 pub mod rest;
+pub mod users;
 
 pub mod channel;
 pub mod client;

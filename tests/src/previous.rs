@@ -29,6 +29,8 @@ pub struct Programs {
     pub controller: PathBuf,
     /// `berth-agent`
     pub agent: PathBuf,
+    /// Whether its controller hands out hosts' accounts at the broker.
+    pub hands_out_accounts: bool,
 }
 
 impl Programs {
@@ -40,6 +42,7 @@ impl Programs {
         Ok(Self {
             controller: binaries::build("berth-controller", "berth-controller")?,
             agent: binaries::build("berth-agent", "berth-agent")?,
+            hands_out_accounts: true,
         })
     }
 }
@@ -75,5 +78,6 @@ pub fn programs(commit: &str) -> Result<Result<Programs, String>> {
     Ok(Ok(Programs {
         controller: folder.join("berth-controller"),
         agent: folder.join("berth-agent"),
+        hands_out_accounts: false,
     }))
 }

@@ -2,6 +2,9 @@
 //!
 //! Ready means that a client can log in. `kill9` is a broker's sudden death; its data directory
 //! and port stay, so that `restart` is the same broker again. Dropping it removes everything.
+//!
+//! It lets hosts in with accounts of their own, as docs/operating.md has it: by tokens that are
+//! signed with [`PrivateRabbit::host_key`].
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -24,6 +27,8 @@ use crate::scratch;
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 /// Two cores shared with a build and with emulated machines make a start of 5 s one of 40.
 const START_PATIENCE: Duration = Duration::from_secs(120);
+
+const HOST_KEY: &str = "hosts.key";
 
 /// The certificates of a broker that also speaks TLS; PEM files.
 #[derive(Debug, Clone)]
@@ -88,8 +93,11 @@ impl PrivateRabbit {
             Some(files) => Some((SocketAddr::new(ip, free_port(ip)?), files)),
             None => None,
         };
-        fs::write(dir.path().join("rabbitmq.conf"), config(addr, tls.as_ref()))?;
-        fs::write(dir.path().join("enabled_plugins"), "[].\n")?;
+        let public = make_host_key(dir.path())?;
+        let config = config(addr, tls.as_ref()) + &accounts(&public);
+        fs::write(dir.path().join("rabbitmq.conf"), config)?;
+        let plugins = "[rabbitmq_auth_backend_oauth2].\n";
+        fs::write(dir.path().join("enabled_plugins"), plugins)?;
         fs::write(dir.path().join("env.conf"), "")?;
         // Erlang's port mapper daemonises unless it already runs: run it, to own and to end it.
         let mut epmd = Command::new("epmd");
@@ -113,6 +121,12 @@ impl PrivateRabbit {
     #[must_use]
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@{}/%2f", self.addr)
+    }
+
+    /// The private key that hosts' accounts are signed with: a controller's `control.broker_key`.
+    #[must_use]
+    pub fn host_key(&self) -> PathBuf {
+        self.dir.path().join(HOST_KEY)
     }
 
     /// The URL for clients over TLS, if the broker was given files for it.
@@ -243,6 +257,41 @@ fn config(addr: SocketAddr, tls: Option<&(SocketAddr, TlsFiles)>) -> String {
         lines.push("ssl_options.verify = verify_none".into());
     }
     lines.join("\n") + "\n"
+}
+
+/// Makes the key by which hosts get accounts; returns the public one.
+fn make_host_key(dir: &Path) -> Result<PathBuf> {
+    let openssl = |arguments: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.current_dir(dir).args(arguments);
+        process::check(command, Duration::from_secs(60))
+    };
+    let curve = "ec_paramgen_curve:P-256";
+    openssl(&[
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        curve,
+        "-out",
+        HOST_KEY,
+    ])?;
+    let public = "hosts.pub";
+    openssl(&["pkey", "-in", HOST_KEY, "-pubout", "-out", public])?;
+    Ok(dir.join(public))
+}
+
+/// Lets hosts in by tokens; word for word as docs/operating.md has it.
+fn accounts(public: &Path) -> String {
+    format!(
+        "auth_backends.1 = internal\n\
+         auth_backends.2 = rabbit_auth_backend_oauth2\n\
+         auth_oauth2.resource_server_id = berth\n\
+         auth_oauth2.default_key = berth\n\
+         auth_oauth2.signing_keys.berth = {}\n\
+         auth_oauth2.algorithms.1 = ES256\n",
+        public.display()
+    )
 }
 
 /// Logs in as a client does, as far as the broker's `Connection.Tune` (AMQP 0-9-1, 2.2.4): by

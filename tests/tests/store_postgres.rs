@@ -56,6 +56,7 @@ impl Pair {
                 lineage: "of-a-test".into(),
                 wake: Arc::default(),
                 wake_outbox: Arc::default(),
+                broker_accounts: None,
                 metrics: Arc::default(),
                 log_ins: Arc::default(),
                 settings: Arc::default(),

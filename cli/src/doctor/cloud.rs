@@ -34,7 +34,12 @@ async fn connect(url: &str) -> anyhow::Result<Duration> {
     let clock = Arc::new(SystemClock::default());
     let begun = clock.monotonic();
     let urls = [url.to_owned()];
-    let transport = berth_rpc::connect(&urls, "berth doctor", clock.clone(), Arc::new(SystemRng))?;
+    let transport = berth_rpc::connect(
+        &urls,
+        berth_rpc::Client::named("berth doctor"),
+        clock.clone(),
+        Arc::new(SystemRng),
+    )?;
     while !transport.is_connected() {
         if clock.monotonic() - begun > BROKER_PATIENCE {
             // A read of a host that cannot be: it is not sent, and tells why.

@@ -4,7 +4,7 @@ use crate::metrics::Metrics;
 use crate::policy::{self, Caller, Reach, Rule, Who};
 use crate::store::Store;
 use crate::throttle::Throttle;
-use crate::{ApiError, ApiSettings, ControlSettings, Env};
+use crate::{ApiError, ApiSettings, BrokerAccounts, ControlSettings, Env};
 use berth_rpc::{
     Transport,
     clock::{Clock, Rng},
@@ -34,6 +34,8 @@ pub struct AppState {
     pub wake: Arc<tokio::sync::Notify>,
     /// Pokes the outbox sender of this process.
     pub wake_outbox: Arc<tokio::sync::Notify>,
+    /// Hosts' accounts at the broker, where they get any.
+    pub broker_accounts: Option<Arc<BrokerAccounts>>,
     /// What this process counted.
     pub metrics: Arc<Metrics>,
     /// Log-ins that failed, by user.

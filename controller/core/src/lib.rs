@@ -6,6 +6,7 @@
 //! - [`call`], [`body`], [`query`], [`listing`], [`time`]: a call, what it says, and pages of answers.
 //! - [`error`]: refusals in the words of the service asked; [`agent`]: those that agents get.
 //! - [`layers`]: what every request passes; [`policy`]: who may do what, in one table.
+//! - [`broker`]: hosts' accounts at the broker.
 //! - [`secret`]: secrets, and the hashes that are kept of them; [`throttle`]: how often somebody may
 //!   fail.
 //!
@@ -13,6 +14,7 @@
 
 pub mod agent;
 pub mod body;
+pub mod broker;
 pub mod call;
 pub mod context;
 pub mod env;
@@ -28,6 +30,7 @@ pub mod store;
 pub mod throttle;
 pub mod time;
 
+pub use broker::BrokerAccounts;
 pub use call::Call;
 pub use context::{AppState, Origin, RequestContext};
 pub use env::Env;

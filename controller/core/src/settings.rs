@@ -2,6 +2,7 @@
 
 use berth_scheduler::Policy;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// What the logic of every controller of a cloud must agree on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,12 @@ pub struct ControlSettings {
     pub join_token: Option<String>,
     /// The broker's URL that joining agents are told, if the controller hands it out.
     pub agent_broker_url: Option<String>,
+    /// The private key (P-256, PKCS#8, PEM) by which hosts get accounts of their own at the broker,
+    /// the same for all controllers. Without it they share the login of `agent_broker_url`, and
+    /// each can pass for another.
+    pub broker_key: Option<PathBuf>,
+    /// How many seconds such an account is good for; a host renews it at half of them.
+    pub broker_account_lifetime: u32,
 }
 
 impl Default for ControlSettings {
@@ -35,6 +42,8 @@ impl Default for ControlSettings {
             scheduler: Policy::default(),
             join_token: None,
             agent_broker_url: None,
+            broker_key: None,
+            broker_account_lifetime: 3600,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! broker is down. Every call but join proves the host's secret.
 //!
 //! - [`join`]: a token for an id and a secret; [`auth`]: the secret, proved.
+//! - [`broker`]: a host's queues, and its account there.
 //! - [`sync`]: epoch, lost guests, what was seen, and what is acknowledged; [`observer`]: who is
 //!   told what was seen.
 //! - [`fences`]: an administrator's word that a host is off, and what follows from it.
@@ -11,6 +12,7 @@
 //! - [`reconcile`]: what is kept true of them.
 
 pub mod auth;
+pub mod broker;
 pub mod fences;
 pub mod join;
 pub mod lineage;
@@ -48,10 +50,11 @@ impl FromRef<Agents> for AppState {
     }
 }
 
-/// Joining and the heartbeat, under `/agent/v1`.
+/// Joining, the broker's account and the heartbeat, under `/agent/v1`.
 pub fn router(agents: Agents) -> Router {
     Router::new()
         .route("/agent/v1/join", post(join::join))
+        .route("/agent/v1/broker", post(broker::broker))
         .route("/agent/v1/sync", post(sync::sync))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(agents)

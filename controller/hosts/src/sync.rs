@@ -6,7 +6,7 @@
 //! guest that nobody knows is noted, and never touched (rule 5). A database older than what the
 //! agent has seen says so of itself (`refused`), and folds nothing in.
 
-use crate::{Agents, Observer, authenticate, lineage};
+use crate::{Agents, Observer, authenticate, broker, lineage};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -105,6 +105,9 @@ pub async fn fold(
         return Ok(reply);
     }
     seen(tx, env.now(), request, &known).await?;
+    if request.starting && !request.knows_accounts {
+        broker::has_none(tx, host_id).await?;
+    }
     for observation in &request.observations {
         if observed(tx, env, observer, host_id, observation).await? {
             let seen = (observation.vmm_id, observation.observation);

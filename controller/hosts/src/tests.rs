@@ -88,6 +88,7 @@ async fn report(
         address: String::new(),
         version: "1".into(),
         starting: false,
+        knows_accounts: true,
         epoch,
         lineage: Some(lineage),
         lineage_counter: counter,

@@ -70,6 +70,7 @@ pub async fn app_with(services: fn() -> Router<AppState>) -> App {
         lineage: "of-a-test".into(),
         wake: Arc::default(),
         wake_outbox: Arc::default(),
+        broker_accounts: None,
         metrics: Arc::default(),
         log_ins: Arc::default(),
         settings: Arc::new(ApiSettings::default()),

@@ -1,7 +1,8 @@
 //! The end of a command, folded into its operation: once, by its message id, in one transaction
 //! with all that it changes (PROTOCOL.md, rule 11).
 //!
-//! What a message was about is the outbox's word: the answer's own words are not trusted. The end
+//! What a message was about, and whose answer it is to be, is the outbox's word: the answer's own
+//! words are not trusted, and one from somebody else is not believed ([`Source`]). The end
 //! of a command that its operation has left behind is an event too ([`Event::Late`]). A command
 //! whose operation only a newer controller knows is left as it is ([`Advanced::Newer`]).
 
@@ -9,7 +10,8 @@ use crate::machine::{Event, Settled};
 use crate::{Advanced, Engine, Opened, Operation, fold};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{params, row};
-use berth_rpc_types::{MessageId, OperationId, Stored, Subject, SubjectKind};
+use berth_rpc::{Address, Sender};
+use berth_rpc_types::{HostId, MessageId, OperationId, Stored, Subject, SubjectKind};
 use uuid::Uuid;
 
 row! {
@@ -18,6 +20,8 @@ row! {
     pub struct Asked {
         /// Whose it is.
         pub operation_id: OperationId,
+        /// Who was to do it.
+        pub host_id: HostId,
         subject_kind: Stored<SubjectKind>,
         vmm_id: Uuid,
         step: String,
@@ -42,11 +46,44 @@ impl Asked {
 /// [`StoreError`]
 pub async fn asked(tx: &mut Tx, message_id: MessageId) -> Result<Option<Asked>, StoreError> {
     tx.query_opt(
-        "SELECT operation_id, subject_kind, vmm_id, step, attempt, command FROM outbox \
+        "SELECT operation_id, host_id, subject_kind, vmm_id, step, attempt, command FROM outbox \
          WHERE message_id = $1",
         params![message_id],
     )
     .await
+}
+
+/// Who says how a command ended.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// This controller itself.
+    Own,
+    /// A message, by the broker's word of its sender.
+    Message(Sender),
+    /// The broker: it was not taken from this queue, which only controllers write to.
+    Queue(String),
+}
+
+impl Source {
+    /// Whether what it says of this host's command is believed.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn speaks_for(&self, tx: &mut Tx, host_id: HostId) -> Result<bool, StoreError> {
+        match self {
+            Self::Own => Ok(true),
+            Self::Queue(queue) => Ok(*queue == Address::Agent(host_id).to_string()),
+            Self::Message(Sender::Unnamed) => Ok(!has_account(tx, host_id).await?),
+            Self::Message(sender) => Ok(sender.speaks_for(host_id, false)),
+        }
+    }
+}
+
+/// Whether the host has an account of its own at the broker: then all that it sends has its name.
+async fn has_account(tx: &mut Tx, host_id: HostId) -> Result<bool, StoreError> {
+    let sql = "SELECT since FROM host_accounts WHERE host_id = $1";
+    let row = tx.query_opt::<(i64,)>(sql, params![host_id]).await?;
+    Ok(row.is_some())
 }
 
 /// Marks a command as ended, and folds that into its operation: both or neither.
@@ -56,6 +93,7 @@ pub async fn asked(tx: &mut Tx, message_id: MessageId) -> Result<Option<Asked>, 
 pub async fn answered(
     tx: &mut Tx,
     engine: &Engine,
+    source: &Source,
     message_id: MessageId,
     settled: Settled,
 ) -> Result<Advanced, StoreError> {
@@ -64,6 +102,10 @@ pub async fn answered(
         tracing::warn!(%message_id, "the end of a command that nobody remembers; folded away");
         return Ok(Advanced::Nothing);
     };
+    if !source.speaks_for(tx, asked.host_id).await? {
+        tracing::error!(%message_id, host_id = %asked.host_id, ?source, "not from the host that was to answer; dropped");
+        return Ok(Advanced::Disbelieved);
+    }
     let open = match Operation::open(tx, kinds, asked.operation_id).await? {
         Opened::Newer(_) => return Ok(Advanced::Newer),
         Opened::Ours(operation) => Some(operation),

@@ -33,6 +33,8 @@ pub enum Advanced {
     Waits,
     /// It is over, or somebody else took the step.
     Nothing,
+    /// It came from somebody who does not speak for the host: nothing was changed.
+    Disbelieved,
     /// Only a newer controller knows what to do with it: nothing was changed.
     Newer,
 }
@@ -98,7 +100,7 @@ async fn drive(engine: &Engine, id: OperationId) {
         kill_point!("controller.step.committed");
         match advanced {
             Ok(Advanced::Again) => {}
-            Ok(Advanced::Waits | Advanced::Nothing | Advanced::Newer) => {
+            Ok(Advanced::Waits | Advanced::Nothing | Advanced::Disbelieved | Advanced::Newer) => {
                 // Its command may be in the outbox now.
                 app.wake_outbox.notify_one();
                 return;

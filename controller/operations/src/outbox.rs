@@ -10,7 +10,7 @@
 //! answer ("never begun"), and its operation goes on at once. One that left before may have
 //! been journalled: it is sent again until its agent, which declares the queue, answers.
 
-use crate::answer::answered;
+use crate::answer::{Source, answered};
 use crate::{Engine, Operation, Settled};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{AppState, Env, params, row};
@@ -274,9 +274,16 @@ async fn unroutable(engine: &Engine, due: &Due) {
         .store
         .tx(|tx| {
             let (engine, why) = (engine.clone(), why.clone());
-            Box::pin(
-                async move { answered(tx, &engine, message_id, Settled::Unroutable(why)).await },
-            )
+            Box::pin(async move {
+                answered(
+                    tx,
+                    &engine,
+                    &Source::Own,
+                    message_id,
+                    Settled::Unroutable(why),
+                )
+                .await
+            })
         })
         .await;
     kill_point!("controller.outbox.unroutable");

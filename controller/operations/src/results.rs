@@ -4,14 +4,17 @@
 //! all that it changes, and is acknowledged after the commit (PROTOCOL.md, rule 11). Repeats
 //! fold away. What cannot be understood is rejected to the dead letters, and those are consumed
 //! here too: each is mapped to its operation and ends it with its reason (rule 9).
+//!
+//! A host is believed of its own commands only: who sent a message is the broker's word
+//! ([`berth_rpc::Sender`]), and what is another's is dropped and told to the operator.
 
-use crate::answer::{answered, asked};
+use crate::answer::{Source, answered, asked};
 use crate::{Advanced, Engine, Opened, Operation, Settled};
 use berth_controller_core::params;
 use berth_controller_core::store::{StoreError, Tx};
 use berth_rpc::{Address, ConsumeOptions, Consumer, Delivery, RpcError, kill_point};
 use berth_rpc_types::{
-    CommandResult, Envelope, MessageId, OperationId, Outcome, ResultError, Telemetry,
+    CommandResult, Envelope, HostId, MessageId, OperationId, Outcome, ResultError, Telemetry,
 };
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +96,16 @@ async fn result(engine: &Engine, delivery: Delivery) {
     let result = match CommandResult::parse(&delivery.payload) {
         Ok(result) => result,
         Err(ResultError::Newer { message_id, what }) => {
-            return newer(engine, Address::Results, delivery, message_id, &what).await;
+            let source = Source::Message(delivery.sender.clone());
+            return newer(
+                engine,
+                Address::Results,
+                source,
+                delivery,
+                message_id,
+                &what,
+            )
+            .await;
         }
         Err(error) => {
             tracing::error!(%error, message_id = delivery.message_id, "not a result; to the dead letters");
@@ -104,7 +116,8 @@ async fn result(engine: &Engine, delivery: Delivery) {
     let span = tracing::info_span!("result", request_id = %result.request_id,
         operation_id = %result.operation_id, message_id = %result.message_id, vmm_id = %result.vmm_id);
     async {
-        let folded = folded_at_last(engine, &result).await;
+        let source = Source::Message(delivery.sender.clone());
+        let folded = folded_at_last(engine, &source, &result).await;
         kill_point!("controller.result.folded");
         if let Some(Advanced::Newer) = folded {
             tracing::warn!("an answer for a newer controller's operation; passed on");
@@ -114,6 +127,7 @@ async fn result(engine: &Engine, delivery: Delivery) {
         if let Outcome::Failed {
             message, detail, ..
         } = &result.outcome
+            && folded != Some(Advanced::Disbelieved)
         {
             tracing::warn!(error = message, detail, "the host could not");
         }
@@ -129,9 +143,13 @@ async fn result(engine: &Engine, delivery: Delivery) {
 /// Folds it in, if the database takes it within a minute. It stays unacknowledged meanwhile, so that
 /// it comes again if this controller dies. `None`: its command is still in the outbox, so it is sent
 /// again and answered again (rule 2).
-async fn folded_at_last(engine: &Engine, result: &CommandResult) -> Option<Advanced> {
+async fn folded_at_last(
+    engine: &Engine,
+    source: &Source,
+    result: &CommandResult,
+) -> Option<Advanced> {
     for _ in 0..60 {
-        match folded(engine, result).await {
+        match folded(engine, source, result).await {
             Ok(advanced) => return Some(advanced),
             Err(error) => {
                 tracing::error!(%error, "a result could not be folded in; trying again");
@@ -147,22 +165,26 @@ async fn folded_at_last(engine: &Engine, result: &CommandResult) -> Option<Advan
 async fn newer(
     engine: &Engine,
     address: Address,
+    source: Source,
     delivery: Delivery,
     message_id: MessageId,
     what: &str,
 ) {
     let awaited = engine.app.store.tx::<_, StoreError, _>(|tx| {
-        let kinds = engine.kinds.clone();
+        let (kinds, source) = (engine.kinds.clone(), source.clone());
         Box::pin(async move {
             let Some(asked) = asked(tx, message_id).await? else {
                 return Ok(false);
             };
+            if !source.speaks_for(tx, asked.host_id).await? {
+                return Ok(false);
+            }
             let open = Operation::open(tx, &*kinds, asked.operation_id).await?;
             Ok(!matches!(open, Opened::Closed))
         })
     });
     if let Ok(false) = awaited.await {
-        tracing::warn!(%message_id, what, "an answer that nobody waits for; folded away");
+        tracing::warn!(%message_id, what, "an answer that nobody waits for, or not from the host that was to give it; dropped");
         drop(delivery.ack().await);
         return;
     }
@@ -189,13 +211,17 @@ fn pass_on(engine: &Engine, address: Address, delivery: Delivery) {
     });
 }
 
-async fn folded(engine: &Engine, result: &CommandResult) -> Result<Advanced, StoreError> {
+async fn folded(
+    engine: &Engine,
+    source: &Source,
+    result: &CommandResult,
+) -> Result<Advanced, StoreError> {
     let app = &engine.app;
     app.store
         .tx(|tx| {
-            let (engine, result) = (engine.clone(), result.clone());
+            let (engine, source, result) = (engine.clone(), source.clone(), result.clone());
             Box::pin(async move {
-                let advanced = fold(tx, &engine, &result).await?;
+                let advanced = fold(tx, &engine, &source, &result).await?;
                 kill_point!("controller.result.uncommitted");
                 Ok(advanced)
             })
@@ -210,21 +236,22 @@ async fn folded(engine: &Engine, result: &CommandResult) -> Result<Advanced, Sto
 pub async fn fold(
     tx: &mut Tx,
     engine: &Engine,
+    source: &Source,
     result: &CommandResult,
 ) -> Result<Advanced, StoreError> {
     if let Outcome::Progress { doing, percent } = &result.outcome {
-        sign_of_life(
-            tx,
-            engine.app.clock.now_millis(),
-            result.operation_id,
-            doing,
-            *percent,
-        )
-        .await?;
+        let Some(asked) = asked(tx, result.message_id).await? else {
+            return Ok(Advanced::Nothing);
+        };
+        if !source.speaks_for(tx, asked.host_id).await? {
+            return Ok(Advanced::Disbelieved);
+        }
+        let now = engine.app.clock.now_millis();
+        sign_of_life(tx, now, asked.operation_id, doing, *percent).await?;
         return Ok(Advanced::Waits);
     }
     let settled = Settled::Outcome(result.outcome.clone());
-    answered(tx, engine, result.message_id, settled).await
+    answered(tx, engine, source, result.message_id, settled).await
 }
 
 async fn sign_of_life(
@@ -244,6 +271,13 @@ async fn sign_of_life(
     Ok(())
 }
 
+/// Whether the host has an order of this operation.
+async fn works_for(tx: &mut Tx, host_id: HostId, id: OperationId) -> Result<bool, StoreError> {
+    let sql = "SELECT sends FROM outbox WHERE operation_id = $1 AND host_id = $2 LIMIT 1";
+    let row = tx.query_opt::<(i64,)>(sql, params![id, host_id]).await?;
+    Ok(row.is_some())
+}
+
 async fn dead_letter(engine: &Engine, delivery: Delivery) {
     let app = &engine.app;
     let from = delivery.dead_letter_queue.as_deref().unwrap_or("a queue");
@@ -253,16 +287,21 @@ async fn dead_letter(engine: &Engine, delivery: Delivery) {
         .as_ref()
         .map(|e| e.message_id)
         .or_else(|| delivery.message_id.parse().ok());
-    // Newer than this build on both sides: no end of anything.
-    if let Err(ResultError::Newer { message_id, what }) = CommandResult::parse(&delivery.payload) {
-        return newer(engine, Address::DeadLetters, delivery, message_id, &what).await;
-    }
     // A result carries its command's id: either way, it is that command's operation that ends.
     // One that was passed on has lost the name of its queue, and is told by what it is.
     let is_answer = match &delivery.dead_letter_queue {
         Some(queue) => *queue == Address::Results.to_string(),
         None => envelope.is_none(),
     };
+    let source = match &delivery.dead_letter_queue {
+        Some(queue) if !is_answer => Source::Queue(queue.clone()),
+        _ => Source::Message(delivery.sender.clone()),
+    };
+    // Newer than this build on both sides: no end of anything.
+    if let Err(ResultError::Newer { message_id, what }) = CommandResult::parse(&delivery.payload) {
+        let address = Address::DeadLetters;
+        return newer(engine, address, source, delivery, message_id, &what).await;
+    }
     let why = if is_answer {
         "The agent's answer could not be understood: bring agent and controller to versions at \
          most one apart. What became of the command is not known."
@@ -281,10 +320,11 @@ async fn dead_letter(engine: &Engine, delivery: Delivery) {
     let folded = app
         .store
         .tx(|tx| {
-            let (engine, why) = (engine.clone(), why.clone());
-            Box::pin(
-                async move { answered(tx, &engine, message_id, Settled::DeadLetter(why)).await },
-            )
+            let (engine, source, why) = (engine.clone(), source.clone(), why.clone());
+            Box::pin(async move {
+                let settled = Settled::DeadLetter(why);
+                answered(tx, &engine, &source, message_id, settled).await
+            })
         })
         .await;
     kill_point!("controller.dead_letter.folded");
@@ -310,6 +350,7 @@ async fn telemetry(engine: &Engine, delivery: Delivery) {
     let app = &engine.app;
     let news: Option<Telemetry> = serde_json::from_slice(&delivery.payload).ok();
     if let Some(Telemetry::Progress {
+        host_id,
         operation_id,
         doing,
         percent,
@@ -317,12 +358,20 @@ async fn telemetry(engine: &Engine, delivery: Delivery) {
     }) = news
     {
         let now = app.clock.now_millis();
+        let source = Source::Message(delivery.sender.clone());
         // Droppable: a database that is busy drops it.
         let _: Result<(), StoreError> = app
             .store
             .tx(|tx| {
-                let doing = doing.clone();
-                Box::pin(async move { sign_of_life(tx, now, operation_id, &doing, percent).await })
+                let (source, doing) = (source.clone(), doing.clone());
+                Box::pin(async move {
+                    if works_for(tx, host_id, operation_id).await?
+                        && source.speaks_for(tx, host_id).await?
+                    {
+                        sign_of_life(tx, now, operation_id, &doing, percent).await?;
+                    }
+                    Ok(())
+                })
             })
             .await;
     }

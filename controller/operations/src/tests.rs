@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use crate::answer::Source;
 use crate::machine::{At, Effect, Event, Machine, ONLY, Settled, Signal, Step, Then, Undo};
 use crate::*;
 use berth_controller_core::store::{StoreError, Tx};
@@ -290,7 +291,7 @@ async fn answered(engine: &Engine, order: &Envelope, outcome: Outcome) -> Advanc
         request_id: order.request_id.clone(),
         outcome,
     };
-    in_tx!(engine, |tx| [engine, result] results::fold(tx, &engine, &result).await)
+    in_tx!(engine, |tx| [engine, result] results::fold(tx, &engine, &Source::Own, &result).await)
 }
 
 fn done() -> Outcome {

@@ -47,6 +47,12 @@ impl Brokers {
 }
 
 impl Broker {
+    /// The name that its URL's login has there, if it is by name and password.
+    pub(super) fn user(&self) -> Option<String> {
+        let by_name = self.uri.query.auth_mechanism.is_none();
+        by_name.then(|| self.uri.authority.userinfo.username.clone())
+    }
+
     pub(super) fn tls(&self) -> OwnedTLSConfig {
         OwnedTLSConfig {
             identity: None,

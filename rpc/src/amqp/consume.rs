@@ -9,16 +9,18 @@
 //! without a leader, for good (met on 3.10; rabbitmq-server issues 10070 and 15725). A queue that
 //! gives no answer for [`LEADERLESS_AFTER`], while its broker does, is deleted and declared
 //! again. What it held is sent again, since no truth lives in a queue (PROTOCOL.md, rule 2).
+//!
+//! A host's account may neither declare nor delete: it has the controllers do both.
 
-use super::link::{BackOff, Link};
+use super::link::{BackOff, Link, Session};
 use super::{ANSWER_WITHIN, Shared, refusal, topology};
-use crate::{Acker, Address, ConsumeOptions, Consumer, Delivery, RpcError};
+use crate::{Acker, Address, ConsumeOptions, Consumer, Delivery, RpcError, Sender};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions, QueueDeleteOptions,
 };
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -84,17 +86,17 @@ impl Task {
         let mut silent_since = None;
         loop {
             // The wait for a connection is not the queue's silence.
-            let connection = tokio::select! {
+            let session = tokio::select! {
                 biased;
                 () = self.ended() => return,
-                connection = self.link.wait(&self.shared) => connection,
+                session = self.link.wait(&self.shared) => session,
             };
-            let Ok(connection) = connection else { return };
+            let Ok(session) = session else { return };
             let begun = self.shared.clock.monotonic();
             let subscribed = tokio::select! {
                 biased;
                 () = self.ended() => return,
-                subscribed = self.subscribe(&connection) => subscribed,
+                subscribed = self.subscribe(&session) => subscribed,
             };
             match subscribed {
                 Ok((channel, consumer)) => {
@@ -108,17 +110,23 @@ impl Task {
                         return;
                     }
                 }
-                Err(refused @ RpcError::Configuration(_)) if first.is_some() => {
+                // A host's account may have expired, and comes back.
+                Err(refused @ RpcError::Configuration(_))
+                    if first.is_some() && !session.is_host =>
+                {
                     let _ = first.take().map(|first| first.send(Err(refused)));
                     return;
                 }
                 Err(error) => {
                     tracing::warn!(address = %self.address, %error, "cannot consume; trying again");
-                    if connection.status().connected() {
+                    if session.connection.status().connected() {
                         let since = *silent_since.get_or_insert(begun);
                         if self.shared.clock.monotonic().saturating_sub(since) > LEADERLESS_AFTER {
-                            self.give_up_queue(&connection).await;
+                            self.give_up_queue(&session).await;
                             silent_since = None;
+                        } else if session.is_host {
+                            // It may be gone: the controllers make it again.
+                            self.have_restored(false).await;
                         }
                     } else {
                         silent_since = None;
@@ -143,31 +151,36 @@ impl Task {
     }
 
     /// Deletes a queue that has no leader; the next subscription declares it again.
-    async fn give_up_queue(&self, connection: &lapin::Connection) {
+    async fn give_up_queue(&self, session: &Session) {
         let queue = topology::queue_name(&self.shared.namespace, self.address);
         tracing::error!(
             queue,
             "no answer from the queue for {LEADERLESS_AFTER:?}: it has no leader; deleting it"
         );
-        let delete = async {
-            let channel = connection.create_channel().await?;
-            let options = QueueDeleteOptions::default();
-            channel.queue_delete(queue.as_str().into(), options).await
-        };
-        match self.shared.within(DELETED_WITHIN, delete).await {
-            Some(Ok(lost)) => tracing::warn!(queue, lost, "leaderless queue deleted"),
-            Some(Err(error)) => tracing::error!(queue, %error, "cannot delete the queue"),
-            None => tracing::error!(queue, "not deleted within {DELETED_WITHIN:?}"),
+        if session.is_host {
+            return self.have_restored(true).await;
+        }
+        delete(&self.shared, session, self.address).await;
+    }
+
+    /// Has the controllers make this host's queues again.
+    async fn have_restored(&self, silent: bool) {
+        if let Some(accounts) = &self.shared.accounts
+            && let Err(error) = accounts.restore(silent).await
+        {
+            tracing::warn!(address = %self.address, error, "the queue is not made again yet");
         }
     }
 
     async fn subscribe(
         &self,
-        connection: &lapin::Connection,
+        session: &Session,
     ) -> Result<(lapin::Channel, lapin::Consumer), RpcError> {
         let shared = &self.shared;
-        let channel = shared.answer(connection.create_channel()).await?;
-        topology::declare(shared, &channel, self.address).await?;
+        let channel = shared.answer(session.connection.create_channel()).await?;
+        if !session.is_host {
+            topology::declare(shared, &channel, self.address).await?;
+        }
         if let Some(ConsumeOptions { prefetch }) = self.options {
             shared
                 .answer(channel.basic_qos(prefetch, BasicQosOptions::default()))
@@ -211,6 +224,21 @@ impl Task {
     }
 }
 
+/// Deletes a queue, with what it holds.
+pub(super) async fn delete(shared: &Shared, session: &Session, address: Address) {
+    let queue = topology::queue_name(&shared.namespace, address);
+    let delete = async {
+        let channel = session.connection.create_channel().await?;
+        let options = QueueDeleteOptions::default();
+        channel.queue_delete(queue.as_str().into(), options).await
+    };
+    match shared.within(DELETED_WITHIN, delete).await {
+        Some(Ok(lost)) => tracing::warn!(queue, lost, "leaderless queue deleted"),
+        Some(Err(error)) => tracing::error!(queue, %error, "cannot delete the queue"),
+        None => tracing::error!(queue, "not deleted within {DELETED_WITHIN:?}"),
+    }
+}
+
 struct AmqpConsumer {
     shared: Arc<Shared>,
     deliveries: mpsc::Receiver<lapin::message::Delivery>,
@@ -239,8 +267,18 @@ impl AmqpConsumer {
         let properties = &delivery.properties;
         let message_id = properties.message_id().as_ref();
         let headers = properties.headers().as_ref();
-        let first_death = headers.and_then(|table| table.inner().get("x-first-death-queue"));
-        let dead_letter_queue = match first_death {
+        // The latest death, which stands first, is the broker's word. `x-first-death-queue` is not:
+        // it stays as the publisher set it.
+        let deaths = headers.and_then(|table| table.inner().get("x-death"));
+        let latest = match deaths {
+            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice().first(),
+            _ => None,
+        };
+        let queue = match latest {
+            Some(AMQPValue::FieldTable(death)) => death.inner().get("queue"),
+            _ => None,
+        };
+        let dead_letter_queue = match queue {
             Some(AMQPValue::LongString(queue)) => {
                 let queue = String::from_utf8_lossy(queue.as_bytes());
                 Some(topology::plain_name(&self.shared.namespace, &queue))
@@ -251,6 +289,7 @@ impl AmqpConsumer {
             message_id: message_id
                 .map(|id| id.as_str().to_owned())
                 .unwrap_or_default(),
+            sender: Sender::named(properties.user_id().as_ref().map(ShortString::as_str)),
             redelivered: delivery.redelivered,
             dead_letter_queue,
             payload: delivery.data.into(),

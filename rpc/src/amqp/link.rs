@@ -2,13 +2,15 @@
 //!
 //! The supervisor tries the brokers in random order; after a round of failures it waits for a
 //! random part of a limit that doubles, so that thousands of agents whose broker restarted do
-//! not come back as one. A lost connection counts as a failed round.
+//! not come back as one. A lost connection counts as a failed round. A host's account is asked for
+//! before each round, and renewed before it expires.
 
 use super::brokers::{Broker, Brokers};
 use super::{ANSWER_WITHIN, Shared};
-use crate::RpcError;
 use crate::clock::Rng;
+use crate::{Account, RpcError};
 use futures::StreamExt as _;
+use lapin::uri::AMQPUserInfo;
 use lapin::{Connection, ConnectionProperties};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +25,23 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(15);
 /// How often a connection's state is looked at, should its end not have been told.
 const WATCH: Duration = Duration::from_secs(2);
 
+/// Pause before the next token is asked for again, if there was none.
+const RENEW_AGAIN: Duration = Duration::from_secs(10);
+
 #[derive(Clone)]
 enum State {
     /// Why there is none, as last heard.
     Down(String),
-    Up(Arc<Connection>),
+    Up(Arc<Session>),
+}
+
+/// A connection, and as whom.
+pub(super) struct Session {
+    pub(super) connection: Connection,
+    /// The name that the broker compares a message's `user-id` with, where it is known.
+    pub(super) user: Option<String>,
+    /// Whether it is a host's account, which declares nothing and has one exchange.
+    pub(super) is_host: bool,
 }
 
 /// A handle; clones are of the same connection.
@@ -51,13 +65,13 @@ impl Link {
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Up(connection) if connection.status().connected())
+        matches!(&*self.state.borrow(), State::Up(session) if session.connection.status().connected())
     }
 
     /// The connection, waited for [`ANSWER_WITHIN`] at most.
-    pub(super) async fn connection(&self, shared: &Shared) -> Result<Arc<Connection>, RpcError> {
+    pub(super) async fn session(&self, shared: &Shared) -> Result<Arc<Session>, RpcError> {
         match shared.within(ANSWER_WITHIN, self.wait(shared)).await {
-            Some(connection) => connection,
+            Some(session) => session,
             None => Err(RpcError::Disconnected(match &*self.state.borrow() {
                 State::Down(why) => why.clone(),
                 State::Up(_) => "the connection has just been lost".into(),
@@ -66,16 +80,16 @@ impl Link {
     }
 
     /// The connection, waited for as long as it takes; an error only when closed.
-    pub(super) async fn wait(&self, shared: &Shared) -> Result<Arc<Connection>, RpcError> {
+    pub(super) async fn wait(&self, shared: &Shared) -> Result<Arc<Session>, RpcError> {
         let mut state = self.state.clone();
-        let usable = |state: &State| matches!(state, State::Up(connection) if connection.status().connected());
+        let usable = |state: &State| matches!(state, State::Up(session) if session.connection.status().connected());
         let up = tokio::select! {
             biased;
             () = shared.closed.cancelled() => None,
             up = state.wait_for(usable) => up.ok().map(|state| state.clone()),
         };
         match up {
-            Some(State::Up(connection)) => Ok(connection),
+            Some(State::Up(session)) => Ok(session),
             _ => Err(RpcError::Disconnected("this transport was closed".into())),
         }
     }
@@ -98,11 +112,12 @@ impl Supervisor {
                 () = closed.cancelled() => return,
                 connected = self.connect() => connected,
             };
-            if let Some((connection, label)) = connected {
+            if let Some((session, renew_after, label)) = connected {
                 back_off = BackOff::default();
                 tracing::info!(connection = self.name, broker = label, "connected");
-                let connection = Arc::new(connection);
-                self.told.send_replace(State::Up(Arc::clone(&connection)));
+                let session = Arc::new(session);
+                let connection = &session.connection;
+                self.told.send_replace(State::Up(Arc::clone(&session)));
                 let why = tokio::select! {
                     biased;
                     () = closed.cancelled() => {
@@ -113,7 +128,8 @@ impl Supervisor {
                         self.shared.within(ANSWER_WITHIN, bye).await;
                         return;
                     }
-                    why = self.watch(&connection) => why,
+                    why = self.watch(connection) => why,
+                    why = self.renew(connection, renew_after) => why,
                 };
                 tracing::warn!(
                     connection = self.name,
@@ -132,15 +148,34 @@ impl Supervisor {
         }
     }
 
-    /// One round over all brokers.
-    async fn connect(&self) -> Option<(Connection, String)> {
+    /// One round over all brokers: a session, when its account is to be renewed, and where.
+    async fn connect(&self) -> Option<(Session, Option<Duration>, String)> {
+        let account = match self.account().await {
+            Ok(account) => account,
+            Err(error) => {
+                tracing::warn!(connection = self.name, error, "no account for the broker");
+                self.told.send_replace(State::Down(error));
+                return None;
+            }
+        };
+        let renew_after = account.as_ref().map(|account| account.renew_after);
         for broker in shuffled(&self.brokers.list, &*self.shared.rng) {
             let error = match self
                 .shared
-                .within(CONNECT_WITHIN, self.connect_to(broker))
+                .within(CONNECT_WITHIN, self.connect_to(broker, account.as_ref()))
                 .await
             {
-                Some(Ok(connection)) => return Some((connection, broker.label.clone())),
+                Some(Ok(connection)) => {
+                    let session = Session {
+                        connection,
+                        user: match &account {
+                            Some(account) => Some(account.user.clone()),
+                            None => broker.user(),
+                        },
+                        is_host: account.is_some(),
+                    };
+                    return Some((session, renew_after, broker.label.clone()));
+                }
                 Some(Err(error)) => error.to_string(),
                 None => format!("no connection within {CONNECT_WITHIN:?}"),
             };
@@ -157,12 +192,56 @@ impl Supervisor {
         None
     }
 
-    async fn connect_to(&self, broker: &Broker) -> lapin::Result<Connection> {
+    /// The account to log in with, if there is one.
+    async fn account(&self) -> Result<Option<Account>, String> {
+        match &self.shared.accounts {
+            Some(accounts) => accounts.account().await,
+            None => Ok(None),
+        }
+    }
+
+    async fn connect_to(
+        &self,
+        broker: &Broker,
+        account: Option<&Account>,
+    ) -> lapin::Result<Connection> {
+        let mut uri = broker.uri.clone();
+        if let Some(account) = account {
+            uri.authority.userinfo = AMQPUserInfo {
+                username: account.user.clone(),
+                password: account.secret.clone(),
+            };
+        }
         let name = self.name.as_str().into();
         let properties = ConnectionProperties::default().with_connection_name(name);
         let runtime = lapin::runtime::default_runtime()?;
-        Connection::connect_uri_with_config(broker.uri.clone(), properties, broker.tls(), runtime)
-            .await
+        Connection::connect_uri_with_config(uri, properties, broker.tls(), runtime).await
+    }
+
+    /// Keeps the connection's account from expiring; returns why that cannot go on.
+    async fn renew(&self, connection: &Connection, first: Option<Duration>) -> String {
+        let Some(mut wait) = first else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.shared.clock.sleep(wait).await;
+            let account = match self.account().await {
+                Ok(Some(account)) => account,
+                Ok(None) => return "the controllers hand out no account any more".into(),
+                Err(error) => {
+                    tracing::warn!(connection = self.name, error, "account not renewed yet");
+                    wait = RENEW_AGAIN;
+                    continue;
+                }
+            };
+            let secret = account.secret.as_str().into();
+            let renewed = connection.update_secret(secret, "renewed".into());
+            match self.shared.within(ANSWER_WITHIN, renewed).await {
+                Some(Ok(())) => wait = account.renew_after,
+                Some(Err(error)) => return format!("account not renewed: {error}"),
+                None => return format!("account not renewed within {ANSWER_WITHIN:?}"),
+            }
+        }
     }
 
     /// Waits for the connection's end and says why.

@@ -12,33 +12,54 @@
 //!   `x-overflow: reject-publish`, which a length limit set by policy then means: the publisher
 //!   is told, instead of the oldest command being dropped.
 //! - The bounded queues (telemetry, reads) are bounded from birth: nobody may forget the policy.
+//! - Dead letters go by the default exchange, with a routing key that is fixed here: only controllers
+//!   declare queues, so no host needs a right to that exchange, which would open every queue.
+//! - Hosts write to one exchange, `results`, to which the controllers' queues are bound by their
+//!   names: whatever they put there comes to a controller, with its sender's name.
 //! - No transient queue and none with a random name: 4.3 refuses the one, and the other leaks
 //!   Erlang atoms.
 
 use super::Shared;
 use crate::{Address, RpcError};
-use lapin::options::QueueDeclareOptions;
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 
 /// Deliveries of one message before the broker gives up: never.
 const NO_DELIVERY_LIMIT: i32 = 1_000_000_000;
 /// Telemetry messages kept.
 const TELEMETRY_MAX: i32 = 10_000;
-/// Questions that may wait for one agent.
+/// Questions that may wait for one agent, and answers for one controller.
 const READS_MAX: i32 = 1_000;
 /// Milliseconds after which no asker waits for an answer any more.
 const READS_TTL_MS: i32 = 60_000;
-/// Milliseconds after which a reads queue that nobody serves is removed: then a question to that
-/// host fails at once instead of by its timeout.
+/// Milliseconds after which a queue of questions or answers that nobody serves is removed: then a
+/// question to that host fails at once instead of by its timeout.
 const READS_EXPIRE_MS: i32 = 3_600_000;
 
+/// The exchange that hosts write to, in this namespace.
+pub(crate) fn results_exchange(namespace: &str) -> String {
+    in_namespace(namespace, "results")
+}
+
 /// The queue's name in this namespace.
-pub(super) fn queue_name(namespace: &str, address: Address) -> String {
-    if namespace.is_empty() {
-        address.to_string()
-    } else {
-        format!("{namespace}.{address}")
+pub(crate) fn queue_name(namespace: &str, address: Address) -> String {
+    in_namespace(namespace, &address.to_string())
+}
+
+fn in_namespace(namespace: &str, name: &str) -> String {
+    match namespace {
+        "" => name.to_owned(),
+        _ => format!("{namespace}.{name}"),
     }
+}
+
+/// Whether hosts write to it, by the exchange.
+pub(super) const fn is_for_hosts(address: Address) -> bool {
+    matches!(
+        address,
+        Address::Results | Address::Telemetry | Address::Answers(_)
+    )
 }
 
 /// The name without its namespace, as [`crate::Delivery::dead_letter_queue`] tells it.
@@ -52,7 +73,8 @@ pub(super) fn plain_name(namespace: &str, queue: &str) -> String {
     }
 }
 
-/// Declares the queue; a no-op if it is there. A refusal closes the channel.
+/// Declares the queue, and what hosts reach it by; a no-op if it is there. A refusal closes the
+/// channel.
 pub(super) async fn declare(
     shared: &Shared,
     channel: &lapin::Channel,
@@ -65,8 +87,32 @@ pub(super) async fn declare(
     };
     let arguments = arguments(&shared.namespace, address);
     shared
-        .answer(channel.queue_declare(name.into(), options, arguments))
+        .answer(channel.queue_declare(name.as_str().into(), options, arguments))
         .await?;
+    if is_for_hosts(address) {
+        let exchange = results_exchange(&shared.namespace);
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let none = FieldTable::default;
+        let declared = channel.exchange_declare(
+            exchange.as_str().into(),
+            ExchangeKind::Direct,
+            options,
+            none(),
+        );
+        shared.answer(declared).await?;
+        let options = QueueBindOptions::default();
+        let bound = channel.queue_bind(
+            name.as_str().into(),
+            exchange.into(),
+            name.as_str().into(),
+            options,
+            none(),
+        );
+        shared.answer(bound).await?;
+    }
     Ok(())
 }
 
@@ -97,7 +143,7 @@ fn arguments(namespace: &str, address: Address) -> FieldTable {
             set("x-max-length", AMQPValue::LongInt(TELEMETRY_MAX));
             set("x-overflow", text("drop-head"));
         }
-        Address::AgentReads(_) => {
+        Address::AgentReads(_) | Address::Answers(_) => {
             set("x-queue-type", text("classic"));
             set("x-max-length", AMQPValue::LongInt(READS_MAX));
             set("x-message-ttl", AMQPValue::LongInt(READS_TTL_MS));

@@ -4,7 +4,7 @@
 //! that consumer's until it is acknowledged, rejected, or the consumer is gone. Messages that
 //! come back stand in front, in their old order.
 
-use crate::Address;
+use crate::{Address, Sender};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +19,7 @@ const READS_MAX: usize = 1_000;
 pub(super) struct Message {
     pub(super) id: String,
     pub(super) payload: Bytes,
+    pub(super) sender: Sender,
     pub(super) redelivered: bool,
     pub(super) dead_letter_queue: Option<String>,
 }
@@ -83,6 +84,11 @@ impl Broker {
         for (address, id) in gone {
             self.unsubscribe(address, id);
         }
+    }
+
+    /// Empties a queue.
+    pub(super) fn restore(&mut self, address: Address) {
+        self.queues.entry(address).or_default().ready.clear();
     }
 
     pub(super) fn declare(&mut self, address: Address) {

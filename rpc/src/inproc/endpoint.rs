@@ -5,7 +5,9 @@
 
 use super::Hub;
 use super::broker::{Handed, Message, Question};
-use crate::{Acker, Address, ConsumeOptions, Consumer, Delivery, ReadRequest, RpcError, Transport};
+use crate::{
+    Acker, Address, ConsumeOptions, Consumer, Delivery, ReadRequest, RpcError, Sender, Transport,
+};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -22,16 +24,18 @@ const SERVED_READS: usize = 64;
 pub(super) struct Endpoint {
     hub: Arc<Hub>,
     client: u64,
+    sender: Sender,
     closed: CancellationToken,
 }
 
 impl Endpoint {
-    pub(super) fn open(hub: Arc<Hub>) -> Arc<dyn Transport> {
+    pub(super) fn open(hub: Arc<Hub>, sender: Sender) -> Arc<dyn Transport> {
         let closed = CancellationToken::new();
         let client = hub.broker().connect();
         Arc::new(Self {
             hub,
             client,
+            sender,
             closed,
         })
     }
@@ -107,6 +111,7 @@ impl Endpoint {
         let message = Message {
             id: message_id.to_owned(),
             payload,
+            sender: self.sender.clone(),
             redelivered: false,
             dead_letter_queue: None,
         };
@@ -162,6 +167,14 @@ impl Transport for Endpoint {
         Box::pin(async move {
             self.check_open()?;
             self.hub.broker().declare(address);
+            Ok(())
+        })
+    }
+
+    fn restore(&self, address: Address) -> BoxFuture<'_, Result<(), RpcError>> {
+        Box::pin(async move {
+            self.check_open()?;
+            self.hub.broker().restore(address);
             Ok(())
         })
     }
@@ -275,6 +288,7 @@ impl Consumer for InProcessConsumer {
             Some(Delivery {
                 payload: message.payload,
                 message_id: message.id,
+                sender: message.sender,
                 redelivered: message.redelivered,
                 dead_letter_queue: message.dead_letter_queue,
                 acker: Box::new(InProcessAcker {

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod accounts;
 mod checker;
 mod properties;
 mod world;

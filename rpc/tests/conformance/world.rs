@@ -1,7 +1,7 @@
 //! Brokers under test.
 
 use berth_rpc::clock::{SeededRng, SystemClock, SystemRng};
-use berth_rpc::{Faults, InProcess, Transport, connect};
+use berth_rpc::{Accounts, Address, Client, Faults, InProcess, Transport, connect};
 use berth_tests::rabbit::{PrivateRabbit, TlsFiles};
 use futures::future::BoxFuture;
 use std::net::Ipv4Addr;
@@ -132,6 +132,55 @@ impl RabbitWorld {
         *namespace = property.chars().take(64).collect();
     }
 
+    /// The brokers' URLs, as clients have them now.
+    pub fn urls(&self) -> Vec<String> {
+        let namespace = self.namespace.lock().unwrap().clone();
+        let urls = self.urls.iter();
+        urls.map(|url| format!("{url}&namespace={namespace}"))
+            .collect()
+    }
+
+    fn connected(&self, client: Client) -> Arc<dyn Transport> {
+        let clock = Arc::new(SystemClock::default());
+        connect(&self.urls(), client, clock, Arc::new(SystemRng)).unwrap()
+    }
+
+    /// A client that has a queue of answers, as controllers do.
+    pub fn asking_client(&self) -> Arc<dyn Transport> {
+        self.connected(Client {
+            asks_as: Some(uuid::Uuid::from_u128(7)),
+            ..Client::named("asking")
+        })
+    }
+
+    /// A host's client.
+    pub fn host_client(&self, accounts: &Arc<impl Accounts + 'static>) -> Arc<dyn Transport> {
+        self.connected(Client {
+            accounts: Some(Arc::clone(accounts) as Arc<dyn Accounts>),
+            ..Client::named("host")
+        })
+    }
+
+    /// The key that hosts' accounts are signed with.
+    pub fn host_key(&self) -> std::path::PathBuf {
+        self.rabbit.lock().unwrap().host_key()
+    }
+
+    /// An operator's slip.
+    pub async fn delete_queue(&self, address: Address) {
+        let namespace = self.namespace.lock().unwrap().clone();
+        let rabbit = Arc::clone(&self.rabbit);
+        let queue = format!("{namespace}.{address}");
+        blocking(move || {
+            rabbit
+                .lock()
+                .unwrap()
+                .ctl(&["delete_queue", &queue])
+                .unwrap()
+        })
+        .await;
+    }
+
     pub async fn stop(self) {
         blocking(move || drop(self)).await;
     }
@@ -139,14 +188,7 @@ impl RabbitWorld {
 
 impl World for RabbitWorld {
     fn client(&self) -> Arc<dyn Transport> {
-        let namespace = self.namespace.lock().unwrap().clone();
-        let urls: Vec<String> = self
-            .urls
-            .iter()
-            .map(|url| format!("{url}&namespace={namespace}"))
-            .collect();
-        let clock = Arc::new(SystemClock::default());
-        connect(&urls, "conformance", clock, Arc::new(SystemRng)).unwrap()
+        self.connected(Client::named("conformance"))
     }
 
     fn crash(&self, disk_lost: bool) -> BoxFuture<'_, ()> {

@@ -4,6 +4,7 @@
 //! | call | body | answer |
 //! | --- | --- | --- |
 //! | `POST /agent/v1/join` | [`JoinRequest`] | [`JoinReply`] |
+//! | `POST /agent/v1/broker` | [`BrokerRequest`] | [`BrokerReply`] |
 //! | `POST /agent/v1/sync` | [`SyncRequest`] | [`SyncReply`] |
 //! | `GET /agent/v1/networks` | | [`NetworkDocument`] |
 //! | `GET /agent/v1/images/{id}` | | bytes; `Range` is understood |
@@ -40,6 +41,34 @@ pub struct JoinReply {
     pub broker_url: Option<String>,
 }
 
+/// A host asks for its queues and its account at the broker: before it connects, before the account
+/// expires, and when a queue is gone.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct BrokerRequest {
+    /// Whether the queues give no answer, though their broker does: they are made anew.
+    #[serde(default)]
+    pub silent: bool,
+}
+
+/// What it is given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BrokerReply {
+    /// Its account. `None`: the controllers hand none out, and the broker's URL has the login.
+    #[serde(default)]
+    pub account: Option<BrokerAccount>,
+}
+
+/// An account at the broker that reaches the host's own queues and the results exchange.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BrokerAccount {
+    /// The login's name: the host's id.
+    pub user: String,
+    /// The token that is its password.
+    pub secret: String,
+    /// Seconds that it is good for.
+    pub lifetime_s: u32,
+}
+
 /// Sent at start, at each change, and each `report_interval` seconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SyncRequest<O = Observation> {
@@ -54,6 +83,10 @@ pub struct SyncRequest<O = Observation> {
     pub version: String,
     /// Whether this is the first sync after the agent's start.
     pub starting: bool,
+    /// Whether the agent uses an account of its own at the broker where it is given one; what it
+    /// publishes then carries its name. Agents of earlier releases do not say.
+    #[serde(default)]
+    pub knows_accounts: bool,
     /// The epoch that the agent has stored; 0 if none.
     pub epoch: u64,
     /// The controller database that the agent last spoke to (rule 5), if any.
@@ -102,6 +135,7 @@ impl SyncRequest<Reported> {
             address: self.address,
             version: self.version,
             starting: self.starting,
+            knows_accounts: self.knows_accounts,
             epoch: self.epoch,
             lineage: self.lineage,
             lineage_counter: self.lineage_counter,

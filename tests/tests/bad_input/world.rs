@@ -409,6 +409,9 @@ impl Transport for Spoiling {
     fn declare(&self, address: Address) -> BoxFuture<'_, Result<(), RpcError>> {
         self.inner.declare(address)
     }
+    fn restore(&self, address: Address) -> BoxFuture<'_, Result<(), RpcError>> {
+        self.inner.restore(address)
+    }
     fn publish<'a>(
         &'a self,
         address: Address,

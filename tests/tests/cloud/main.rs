@@ -61,7 +61,13 @@ async fn a_server_lives_on_postgresql_and_rabbitmq_with_two_controllers() {
     let urls = [rabbit.url()];
     let transport = || {
         let clock = Arc::new(SystemClock::default());
-        berth_rpc::connect(&urls, "cloud-test", clock, Arc::new(SystemRng)).unwrap()
+        berth_rpc::connect(
+            &urls,
+            berth_rpc::Client::named("cloud-test"),
+            clock,
+            Arc::new(SystemRng),
+        )
+        .unwrap()
     };
     let cloud = Cloud::on(&postgres.url(), &transport, 7, 2, 2).await;
     let (one, two, three) = (life(&cloud, "a"), life(&cloud, "b"), life(&cloud, "c"));

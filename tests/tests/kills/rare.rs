@@ -119,7 +119,12 @@ fn publish(rig: &Rig, address: Address, message_id: &MessageId, payload: Vec<u8>
     let url = rig.cloud.rabbit.url();
     rig.rest.runtime.block_on(async {
         let clock = Arc::new(SystemClock::default());
-        let transport = berth_rpc::connect(&[url], "a stranger", clock, Arc::new(SystemRng));
+        let transport = berth_rpc::connect(
+            &[url],
+            berth_rpc::Client::named("a stranger"),
+            clock,
+            Arc::new(SystemRng),
+        );
         let transport = transport.unwrap();
         let id = message_id.to_string();
         let sent = transport.publish(address, &id, payload.into());

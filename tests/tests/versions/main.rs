@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod kit;
 mod upgrade;
 
 use berth_tests::cloud::{Cloud, Plan};
@@ -11,7 +10,7 @@ use berth_tests::net::TestNet;
 use berth_tests::previous::{Programs, pinned, programs};
 use berth_tests::skip;
 use berth_tests::skip::missing_for_hosts;
-use kit::Users;
+use berth_tests::users::Users;
 use serde_json::{Value, json};
 
 /// What is on which side, in this order: a controller each, and a simulated host each.

@@ -13,7 +13,7 @@ use berth_tests::skip::missing_for_hosts;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::kit::Users;
+use berth_tests::users::Users;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// When the driver looks at what the test holds back.

@@ -71,6 +71,11 @@ const STEPS: &[Step] = &[
         name: "what servers boot from, and ids of deleted images",
         files: &[include_str!("schema/boot_sources.sql")],
     },
+    Step {
+        number: 9,
+        name: "hosts' accounts at the broker",
+        files: &[include_str!("schema/host_accounts.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

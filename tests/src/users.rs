@@ -1,18 +1,20 @@
-//! Users of a cloud with controllers of several versions, one of each controller.
+//! Users of a cloud whose hosts are simulated, one at each controller.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use berth_tests::cloud::{Cloud, PHYSICAL_NETWORK};
-use berth_tests::process::wait_until;
-use berth_tests::rest::Rest;
 use serde_json::{Value, json};
+
+use crate::cloud::{Cloud, PHYSICAL_NETWORK};
+use crate::process::wait_until;
+use crate::rest::Rest;
 
 /// What nobody has answered after this never will be.
 const PATIENCE: Duration = Duration::from_secs(120);
 const SERVERS: &str = "/compute/v2.1/servers";
 
+/// Administrators, and what servers are made from.
 pub struct Users {
     at: Vec<Rest>,
     image: String,
@@ -22,6 +24,9 @@ pub struct Users {
 
 impl Users {
     /// A user of each controller, and what servers are made from.
+    ///
+    /// # Errors
+    /// What a controller would not do.
     pub fn furnish(cloud: &Cloud) -> Result<Self> {
         let log_in = |number: usize| {
             let bases = vec![cloud.base_url(number).to_owned()];
@@ -68,6 +73,9 @@ impl Users {
     }
 
     /// Asks a controller for a server on the simulated host of a number; gives its id.
+    ///
+    /// # Errors
+    /// Its refusal.
     pub fn create(&self, asked: usize, name: &str, host: usize) -> Result<String> {
         let server = json!({"server": {"name": name, "imageRef": self.image,
             "flavorRef": self.flavor, "networks": [{"uuid": self.network}],
@@ -80,6 +88,9 @@ impl Users {
     }
 
     /// Asks a controller to do something to a server: an action's body, or `null` for its delete.
+    ///
+    /// # Errors
+    /// Its refusal.
     pub fn ask(&self, asked: usize, action: &Value, id: &str) -> Result<()> {
         let path = format!("{SERVERS}/{id}");
         match action {
@@ -90,6 +101,9 @@ impl Users {
     }
 
     /// The server of a name, as the first controller shows it.
+    ///
+    /// # Errors
+    /// Its refusal.
     pub fn named(&self, name: &str) -> Result<Option<String>> {
         let path = format!("{SERVERS}?name=^{name}$");
         let list = self.at[0].done("GET", &path, &Value::Null)?;
@@ -97,6 +111,9 @@ impl Users {
     }
 
     /// Until the server has this status and nothing is being done to it; `None`: until it is gone.
+    ///
+    /// # Panics
+    /// If that does not come.
     pub fn until(&self, cloud: &Cloud, id: &str, status: Option<&str>) {
         let mut last = Value::Null;
         let reached = wait_until(PATIENCE, || {
@@ -109,8 +126,10 @@ impl Users {
             let idle = last["OS-EXT-STS:task_state"].is_null();
             Ok((idle && last["status"].as_str() == status).then_some(()))
         });
-        if reached.unwrap().is_none() {
-            panic!("{id} is not {status:?} but {last:#}:\n{}", cloud.explain());
-        }
+        assert!(
+            matches!(reached, Ok(Some(()))),
+            "{id} is not {status:?} but {last:#}:\n{}",
+            cloud.explain()
+        );
     }
 }
