@@ -3,7 +3,7 @@
 use crate::broker::HostAccounts;
 use crate::driver::Driver;
 use crate::kvm::KvmDriver;
-use crate::link::{Controller, HttpsLink, LinkError};
+use crate::link::{Controller, Credentials, HttpsLink, LinkError};
 use crate::options::{DriverKind, Options};
 use crate::service::{AgentError, Handle, Parts, Service};
 use crate::simulated::SimulatedHost;
@@ -77,8 +77,12 @@ pub async fn assemble(
     let link = HttpsLink::new(
         &options.controller_url,
         &ca,
-        state_dir.host_id(),
-        &joined.secret,
+        Credentials {
+            host_id: state_dir.host_id(),
+            secret: joined.secret.clone(),
+            key: state_dir.key()?,
+        },
+        Arc::clone(&clock),
     )?;
     let controller: Arc<dyn Controller> = Arc::new(link.clone());
     let transport = match transport {

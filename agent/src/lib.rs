@@ -26,6 +26,7 @@ pub mod driver;
 mod engine;
 mod gate;
 mod hints;
+pub mod identity;
 pub mod journal;
 pub mod kvm;
 pub mod link;

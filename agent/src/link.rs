@@ -1,10 +1,17 @@
 //! The agent's conversation with the controller that is not the broker's: [`Controller`] is
 //! the seam, [`HttpsLink`] speaks HTTPS with the operator's CA and nothing else.
 //!
+//! A host proves its key in the TLS handshake, by a certificate that the controller gave for it. The
+//! first call asks for one; after a call that failed the next one asks anew, since what failed may
+//! have been the certificate: it expired, or the controllers have another authority now.
+//!
 //! Nothing here retries: the callers know what is worth how much patience.
 
+use crate::identity::HostKey;
+use berth_rpc::clock::Clock;
 use berth_rpc_types::link::{
-    BrokerReply, BrokerRequest, JoinReply, JoinRequest, NetworkDocument, SyncReply, SyncRequest,
+    BrokerReply, BrokerRequest, CertificateReply, JoinReply, JoinRequest, NetworkDocument,
+    SyncReply, SyncRequest,
 };
 use berth_rpc_types::{HostId, ImageSpec};
 use bytes::Bytes;
@@ -12,6 +19,7 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// Why the controller did not answer as hoped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,35 +66,67 @@ pub trait Controller: Send + Sync {
     ) -> BoxFuture<'a, Result<ByteStream, LinkError>>;
 }
 
-/// HTTPS to the controller.
+/// What a host proves that it is one with.
+pub struct Credentials {
+    /// Its id.
+    pub host_id: HostId,
+    /// The secret that it joined with.
+    pub secret: String,
+    /// Its key.
+    pub key: HostKey,
+}
+
+/// HTTPS to the controller. Clones are the same link.
 #[derive(Clone)]
-pub struct HttpsLink {
-    client: reqwest::Client,
+pub struct HttpsLink(Arc<Link>);
+
+struct Link {
     base: String,
-    host_id: HostId,
-    secret: String,
+    ca_pem: Vec<u8>,
+    credentials: Credentials,
+    clock: Arc<dyn Clock>,
+    /// Shows no certificate.
+    plain: reqwest::Client,
+    /// Shows one, if there is one.
+    proving: Mutex<Option<Proving>>,
+}
+
+#[derive(Clone)]
+struct Proving {
+    client: reqwest::Client,
+    /// When to ask for the next certificate, by the monotonic clock.
+    renew_at: Duration,
 }
 
 /// A call that is no image must be over by then.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of an image must not stop for longer.
 const READ_LIMIT: Duration = Duration::from_secs(60);
+/// How often a controller that gives no certificates is asked for one again.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// The largest JSON answer that is read.
 const ANSWER_LIMIT: usize = 16 << 20;
 
 impl HttpsLink {
     /// A link to `url` (`https://host:port`), which must show a certificate that `ca_pem`
-    /// vouches for. `secret` is what joining gave.
+    /// vouches for.
     ///
     /// # Errors
     /// [`LinkError::Configuration`] if the URL is not HTTPS or the CA is none.
-    pub fn new(url: &str, ca_pem: &[u8], host_id: HostId, secret: &str) -> Result<Self, LinkError> {
-        Ok(Self {
-            client: client(url, ca_pem)?,
+    pub fn new(
+        url: &str,
+        ca_pem: &[u8],
+        credentials: Credentials,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, LinkError> {
+        Ok(Self(Arc::new(Link {
+            plain: client(url, ca_pem, None)?,
             base: url.trim_end_matches('/').to_owned(),
-            host_id,
-            secret: secret.to_owned(),
-        })
+            ca_pem: ca_pem.to_owned(),
+            credentials,
+            clock,
+            proving: Mutex::default(),
+        })))
     }
 
     /// Joins with a one-time token, and gives what is to be kept.
@@ -99,7 +139,7 @@ impl HttpsLink {
         request: &JoinRequest,
     ) -> Result<JoinReply, LinkError> {
         let url_of_join = format!("{}/agent/v1/join", url.trim_end_matches('/'));
-        let call = client(url, ca_pem)?.post(&url_of_join).json(request);
+        let call = client(url, ca_pem, None)?.post(&url_of_join).json(request);
         json(&url_of_join, call).await
     }
 
@@ -108,32 +148,103 @@ impl HttpsLink {
     /// # Errors
     /// [`LinkError::Refused`] with 404 from a controller that knows no accounts.
     pub async fn broker(&self, request: &BrokerRequest) -> Result<BrokerReply, LinkError> {
-        let url = self.url("/agent/v1/broker");
-        json(&url, self.authorised(self.client.post(&url)).json(request)).await
+        self.call("/agent/v1/broker", |client, url| {
+            client.post(url).json(request)
+        })
+        .await
     }
 
     fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
+        format!("{}{path}", self.0.base)
     }
 
     fn authorised(&self, call: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        call.bearer_auth(&self.secret)
-            .header("X-Berth-Host", self.host_id.to_string())
+        let Credentials {
+            host_id, secret, ..
+        } = &self.0.credentials;
+        call.bearer_auth(secret)
+            .header("X-Berth-Host", host_id.to_string())
+    }
+
+    /// A call that proves the host's key.
+    async fn call<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        call: impl FnOnce(&reqwest::Client, &str) -> reqwest::RequestBuilder,
+    ) -> Result<T, LinkError> {
+        let url = self.url(path);
+        let client = self.proving().await?;
+        let answer = json(&url, self.authorised(call(&client, &url))).await;
+        if let Err(LinkError::Unreachable { .. } | LinkError::Refused { status: 401, .. }) = &answer
+        {
+            *self.0.proving.lock().await = None;
+        }
+        answer
+    }
+
+    /// The client whose connections show this host's certificate.
+    async fn proving(&self) -> Result<reqwest::Client, LinkError> {
+        let link = &self.0;
+        let mut proving = link.proving.lock().await;
+        let now = link.clock.monotonic();
+        if let Some(proving) = proving.as_ref().filter(|p| now < p.renew_at) {
+            return Ok(proving.client.clone());
+        }
+        let url = self.url("/agent/v1/certificate");
+        let request = link.credentials.key.request()?;
+        let asked = json(&url, self.authorised(link.plain.post(&url)).json(&request)).await;
+        let given = match asked {
+            // A controller of the release before gives none.
+            Err(LinkError::Refused { status: 404, .. }) => Ok(CertificateReply::default()),
+            asked => asked,
+        };
+        let next = match (given, proving.as_ref()) {
+            (Ok(given), _) => self.shows(&given, now)?,
+            // There is time for another try.
+            (Err(error), Some(last)) => {
+                tracing::warn!(%error, "the certificate is not renewed yet");
+                Proving {
+                    client: last.client.clone(),
+                    renew_at: now + ASK_AGAIN,
+                }
+            }
+            (Err(error), None) => return Err(error),
+        };
+        let client = next.client.clone();
+        *proving = Some(next);
+        Ok(client)
+    }
+
+    fn shows(&self, given: &CertificateReply, now: Duration) -> Result<Proving, LinkError> {
+        let link = &self.0;
+        let Some(certificate) = &given.certificate else {
+            return Ok(Proving {
+                client: link.plain.clone(),
+                renew_at: now + ASK_AGAIN,
+            });
+        };
+        let shown = link.credentials.key.shown(certificate)?;
+        Ok(Proving {
+            client: client(&link.base, &link.ca_pem, Some(shown))?,
+            renew_at: now + Duration::from_secs(given.lifetime_s) / 3,
+        })
     }
 }
 
 impl Controller for HttpsLink {
     fn sync(&self, request: SyncRequest) -> BoxFuture<'_, Result<SyncReply, LinkError>> {
         Box::pin(async move {
-            let url = self.url("/agent/v1/sync");
-            json(&url, self.authorised(self.client.post(&url)).json(&request)).await
+            self.call("/agent/v1/sync", |client, url| {
+                client.post(url).json(&request)
+            })
+            .await
         })
     }
 
     fn networks(&self) -> BoxFuture<'_, Result<NetworkDocument, LinkError>> {
         Box::pin(async move {
-            let url = self.url("/agent/v1/networks");
-            json(&url, self.authorised(self.client.get(&url))).await
+            self.call("/agent/v1/networks", |client, url| client.get(url))
+                .await
         })
     }
 
@@ -152,7 +263,7 @@ impl Controller for HttpsLink {
                 return Err(LinkError::Configuration(message));
             }
             let url = self.url(&image.path);
-            let mut call = self.client.get(&url).bearer_auth(&image.token);
+            let mut call = self.0.plain.get(&url).bearer_auth(&image.token);
             if offset > 0 {
                 call = call.header("Range", format!("bytes={offset}-"));
             }
@@ -183,7 +294,12 @@ fn skipping(bytes: ByteStream, skip: u64) -> ByteStream {
         .boxed()
 }
 
-fn client(url: &str, ca_pem: &[u8]) -> Result<reqwest::Client, LinkError> {
+type Shown = (
+    Vec<rustls::pki_types::CertificateDer<'static>>,
+    rustls::pki_types::PrivateKeyDer<'static>,
+);
+
+fn client(url: &str, ca_pem: &[u8], shown: Option<Shown>) -> Result<reqwest::Client, LinkError> {
     let wrong = |message: String| LinkError::Configuration(message);
     if !url.starts_with("https://") {
         return Err(wrong(format!(
@@ -206,8 +322,13 @@ fn client(url: &str, ca_pem: &[u8]) -> Result<reqwest::Client, LinkError> {
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| wrong(format!("TLS: {e}")))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let tls = match shown {
+        None => tls.with_no_client_auth(),
+        Some((chain, key)) => tls
+            .with_client_auth_cert(chain, key)
+            .map_err(|e| wrong(format!("this host's certificate: {e}")))?,
+    };
     reqwest::Client::builder()
         .use_preconfigured_tls(tls)
         .connect_timeout(Duration::from_secs(10))

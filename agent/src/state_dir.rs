@@ -5,9 +5,11 @@
 //! | `lock` | held by flock for as long as the agent lives |
 //! | `host-id` | made once; the host is this id for as long as the directory lives |
 //! | `secret` | made once, before the host joins with it; mode 0600 |
+//! | `key.pem` | the key that this host's certificates are for, made once; mode 0600 |
 //! | `join.json` | what joining gave; mode 0600 |
 //! | `journal` | [`crate::journal`] |
 
+use crate::identity::HostKey;
 use crate::journal::sync_folder;
 use berth_rpc::clock::Rng;
 use berth_rpc_types::HostId;
@@ -121,6 +123,26 @@ impl StateDir {
         let line = format!("{secret}\n");
         write_durably(&path, line.as_bytes(), 0o600).map_err(io_at(&path))?;
         Ok(secret)
+    }
+
+    /// The key that this host's certificates are for, made once.
+    ///
+    /// # Errors
+    /// If it cannot be read, understood or made durable.
+    pub fn key(&self) -> Result<HostKey, StateDirError> {
+        let path = self.path.join("key.pem");
+        let damaged = |error: rcgen::Error| StateDirError::Damaged {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
+        match fs::read_to_string(&path) {
+            Ok(pem) => return HostKey::from_pem(&pem).map_err(damaged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StateDirError::Io { path, source }),
+        }
+        let (key, pem) = HostKey::generate().map_err(damaged)?;
+        write_durably(&path, pem.as_bytes(), 0o600).map_err(io_at(&path))?;
+        Ok(key)
     }
 
     /// What joining gave, if the host has joined.

@@ -22,6 +22,9 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// Its key.
     pub tls_key: Option<PathBuf>,
+    /// The key by which hosts get certificates, in PEM form: the same for all controllers. Without it
+    /// one is made in `state_dir`.
+    pub hosts_ca_key: Option<PathBuf>,
     /// Names and addresses that a certificate of our own making is for.
     pub names: Vec<String>,
     /// `sqlite:///path` or `postgres://…`
@@ -65,6 +68,7 @@ impl Default for Config {
             plain_http: false,
             tls_cert: None,
             tls_key: None,
+            hosts_ca_key: None,
             names: vec!["localhost".into(), "127.0.0.1".into()],
             database: String::new(),
             brokers: vec![],
@@ -220,6 +224,7 @@ mod tests {
             // Absent by default.
             "image_dir",
             "tls_cert",
+            "hosts_ca_key",
         ] {
             assert!(keys.iter().any(|k| k == key), "{key} is not in {keys:?}");
         }

@@ -110,10 +110,19 @@ impl Controller {
         for dir in [config.state_dir.clone(), config.images()] {
             std::fs::create_dir_all(&dir).map_err(|e| io(dir.display(), e))?;
         }
+        // Who serves no TLS sees no certificate.
+        let hosts_ca = match config.control.host_certificates && !config.plain_http {
+            true => {
+                let key = config.hosts_ca_key.as_deref();
+                Some(Arc::new(tls::hosts_authority(&config.state_dir, key)?))
+            }
+            false => None,
+        };
+        let hosts = hosts_ca.as_deref();
         let tls = match (config.plain_http, &config.tls_cert, &config.tls_key) {
             (true, ..) => None,
-            (false, Some(cert), Some(key)) => Some(tls::from_files(cert, key)?),
-            _ => Some(tls::self_made(&config.state_dir, &config.names)?),
+            (false, Some(cert), Some(key)) => Some(tls::from_files(cert, key, hosts)?),
+            _ => Some(tls::self_made(&config.state_dir, &config.names, hosts)?),
         };
         let store = Store::connect(&config.database_url()).await?;
         bootstrap(&store, &*clock, &*rng, &config.admin_password).await?;
@@ -155,6 +164,7 @@ impl Controller {
         let lineage = hosts::lineage::ensure(&app.store, &app.env()).await?;
         app.lineage = lineage.into();
         app.broker_accounts = accounts;
+        app.host_ca = hosts_ca;
         let stop = CancellationToken::new();
         let tasks = start_tasks(&app, &stop);
         tasks.spawn(serve::serve(
@@ -232,6 +242,7 @@ fn app_state(
         wake: Arc::default(),
         wake_outbox: Arc::default(),
         broker_accounts: None,
+        host_ca: None,
         metrics: Arc::default(),
         log_ins: Arc::default(),
         settings: Arc::new(config.api()),

@@ -6,6 +6,8 @@
 //!
 //! At shutdown it stops accepting and lets the requests under way finish, for a bounded time.
 
+use crate::core::host_ca::PeerKey;
+use crate::tls;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -19,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
 /// What a client has for its TLS handshake.
@@ -124,16 +127,18 @@ pub async fn serve(
         connections.spawn(async move {
             let _place = place;
             match acceptor {
-                None => connection(stream, Http::One(limits.head), router, stop).await,
+                None => connection(stream, Http::One(limits.head), None, router, stop).await,
                 Some(acceptor) => {
                     let shaken = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream));
                     match shaken.await {
                         Ok(Ok(stream)) => {
-                            let http = match stream.get_ref().1.alpn_protocol() {
+                            let shook = stream.get_ref().1;
+                            let key = tls::peer_key(shook);
+                            let http = match shook.alpn_protocol() {
                                 Some(b"h2") => Http::Two,
                                 _ => Http::One(limits.head),
                             };
-                            connection(stream, http, router, stop).await;
+                            connection(stream, http, key, router, stop).await;
                         }
                         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
@@ -158,8 +163,13 @@ enum Http {
     Two,
 }
 
-async fn connection<S>(stream: S, http: Http, router: Router, stop: CancellationToken)
-where
+async fn connection<S>(
+    stream: S,
+    http: Http,
+    key: Option<PeerKey>,
+    router: Router,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = Builder::new(TokioExecutor::new());
@@ -181,6 +191,13 @@ where
                 .max_concurrent_streams(STREAMS);
         }
     }
+    // Every request of the connection is told whose key its handshake proved.
+    let router = router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        if let Some(key) = &key {
+            request.extensions_mut().insert(key.clone());
+        }
+        request
+    });
     let service = TowerToHyperService::new(router);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection.into_owned());

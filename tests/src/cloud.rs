@@ -235,6 +235,11 @@ impl Cloud {
                 first.join("controller.pem").display(),
                 first.join("controller.key").display()
             );
+            // And give hosts certificates by its authority, if it is of a release that has one.
+            let authority = first.join("hosts-ca.key");
+            if programs.hands_out_accounts && authority.exists() {
+                config += &format!("hosts_ca_key = \"{}\"\n", authority.display());
+            }
         }
         config += &format!(
             "[control]\njoin_token = \"{JOIN_TOKEN}\"\nservice_down_time = 15\n\

@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
-use berth_agent::link::{Controller as _, HttpsLink, LinkError};
+use berth_agent::identity::HostKey;
+use berth_agent::link::{Controller as _, Credentials, HttpsLink, LinkError};
+use berth_rpc::clock::SystemClock;
 use berth_rpc_types::link::{BrokerRequest, SyncRequest};
 use berth_rpc_types::{
     Capacity, CommandResult, Envelope, HostId, Observation, Outcome, Telemetry, VmmState,
@@ -26,19 +29,26 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const TAKEN: usize = 0;
 const VICTIM: usize = 1;
 
-/// A host's id and secret, from its state directory.
-fn identity(cloud: &Cloud, host: usize) -> (HostId, String) {
+/// A host's id, secret and key, from its state directory.
+fn identity(cloud: &Cloud, host: usize) -> (HostId, String, String) {
     let dir = cloud.dir().join(format!("simulated-{host}"));
     let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
     (
         read("host-id").trim().parse().unwrap(),
         read("secret").trim().to_owned(),
+        read("key.pem"),
     )
 }
 
-fn link(cloud: &Cloud, host: HostId, secret: &str) -> HttpsLink {
+fn link(cloud: &Cloud, host_id: HostId, secret: &str, key: &str) -> HttpsLink {
     let ca = fs::read(cloud.ca()).unwrap();
-    HttpsLink::new(cloud.base_url(0), &ca, host, secret).unwrap()
+    let credentials = Credentials {
+        host_id,
+        secret: secret.to_owned(),
+        key: HostKey::from_pem(key).unwrap(),
+    };
+    let clock = Arc::new(SystemClock::default());
+    HttpsLink::new(cloud.base_url(0), &ca, credentials, clock).unwrap()
 }
 
 fn sql(cloud: &Cloud, sql: &str) -> String {
@@ -138,12 +148,9 @@ fn one_host_cannot_answer_command_or_report_for_another() {
     );
     let command = || Ok(serde_json::from_str::<Envelope>(&sql(&cloud, &order)).ok());
     let command = wait_until(PATIENCE, command).unwrap().unwrap();
-    let (taken, secret) = identity(&cloud, TAKEN);
-    let (victim, _) = identity(&cloud, VICTIM);
-    assert_eq!(command.host_id, victim);
+    assert_eq!(command.host_id, identity(&cloud, VICTIM).0);
 
-    net.block_on(forge(&cloud, &command, (taken, &secret)))
-        .unwrap();
+    net.block_on(forge(&cloud, &command)).unwrap();
     wait_for_silence(&cloud);
     let state = format!(
         "SELECT state, progress FROM operations WHERE id = '{}'",
@@ -166,9 +173,10 @@ fn one_host_cannot_answer_command_or_report_for_another() {
     cloud.audit().unwrap();
 }
 
-async fn forge(cloud: &Cloud, command: &Envelope, (taken, secret): (HostId, &str)) {
+async fn forge(cloud: &Cloud, command: &Envelope) {
+    let (taken, secret, key) = identity(cloud, TAKEN);
     let victim = command.host_id;
-    let own = link(cloud, taken, secret);
+    let own = link(cloud, taken, &secret, &key);
     let account = own
         .broker(&BrokerRequest::default())
         .await
@@ -241,7 +249,23 @@ async fn forge(cloud: &Cloud, command: &Envelope, (taken, secret): (HostId, &str
             }
         )
     };
-    let pretender = link(cloud, victim, secret);
+    let pretender = link(cloud, victim, &secret, &key);
+    // And with the victim's secret, that it found somewhere, but not the victim's key.
+    let (_, victims_secret, _) = identity(cloud, VICTIM);
+    let thief = link(cloud, victim, &victims_secret, &key);
+    let answer = thief.broker(&BrokerRequest::default()).await.unwrap_err();
+    assert!(
+        matches!(answer, LinkError::Refused { status: 409, .. }),
+        "{answer}"
+    );
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let client = reqwest::Client::builder()
+        .danger_accept_invalid_certs(true)
+        .build();
+    let url = format!("{}/agent/v1/networks", cloud.base_url(0));
+    let call = client.unwrap().get(url).bearer_auth(&victims_secret);
+    let answer = call.header("X-Berth-Host", victim.to_string()).send().await;
+    assert_eq!(answer.unwrap().status(), 401);
     let answer = pretender
         .broker(&BrokerRequest::default())
         .await

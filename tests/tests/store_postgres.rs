@@ -57,6 +57,7 @@ impl Pair {
                 wake: Arc::default(),
                 wake_outbox: Arc::default(),
                 broker_accounts: None,
+                host_ca: None,
                 metrics: Arc::default(),
                 log_ins: Arc::default(),
                 settings: Arc::default(),

@@ -4,7 +4,7 @@ use crate::metrics::Metrics;
 use crate::policy::{self, Caller, Reach, Rule, Who};
 use crate::store::Store;
 use crate::throttle::Throttle;
-use crate::{ApiError, ApiSettings, BrokerAccounts, ControlSettings, Env};
+use crate::{ApiError, ApiSettings, BrokerAccounts, ControlSettings, Env, HostCa};
 use berth_rpc::{
     Transport,
     clock::{Clock, Rng},
@@ -36,6 +36,8 @@ pub struct AppState {
     pub wake_outbox: Arc<tokio::sync::Notify>,
     /// Hosts' accounts at the broker, where they get any.
     pub broker_accounts: Option<Arc<BrokerAccounts>>,
+    /// Signs hosts' certificates; without it hosts prove their secrets only.
+    pub host_ca: Option<Arc<HostCa>>,
     /// What this process counted.
     pub metrics: Arc<Metrics>,
     /// Log-ins that failed, by user.

@@ -6,7 +6,7 @@
 //! - [`call`], [`body`], [`query`], [`listing`], [`time`]: a call, what it says, and pages of answers.
 //! - [`error`]: refusals in the words of the service asked; [`agent`]: those that agents get.
 //! - [`layers`]: what every request passes; [`policy`]: who may do what, in one table.
-//! - [`broker`]: hosts' accounts at the broker.
+//! - [`broker`]: hosts' accounts at the broker; [`host_ca`]: their certificates.
 //! - [`secret`]: secrets, and the hashes that are kept of them; [`throttle`]: how often somebody may
 //!   fail.
 //!
@@ -19,6 +19,7 @@ pub mod call;
 pub mod context;
 pub mod env;
 pub mod error;
+pub mod host_ca;
 pub mod layers;
 pub mod listing;
 pub mod metrics;
@@ -35,4 +36,5 @@ pub use call::Call;
 pub use context::{AppState, Origin, RequestContext};
 pub use env::Env;
 pub use error::{ApiError, Service};
+pub use host_ca::HostCa;
 pub use settings::{ApiSettings, ControlSettings};

@@ -30,6 +30,9 @@ pub struct ControlSettings {
     pub broker_key: Option<PathBuf>,
     /// How many seconds such an account is good for; a host renews it at half of them.
     pub broker_account_lifetime: u32,
+    /// Whether hosts are given certificates, and must show them from then on. Not where something
+    /// else than the controllers ends TLS.
+    pub host_certificates: bool,
 }
 
 impl Default for ControlSettings {
@@ -44,6 +47,7 @@ impl Default for ControlSettings {
             agent_broker_url: None,
             broker_key: None,
             broker_account_lifetime: 3600,
+            host_certificates: true,
         }
     }
 }

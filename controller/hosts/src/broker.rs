@@ -7,10 +7,9 @@
 //! taken the place of one that did (`sync`). Each speaks for its own host only, since the call is
 //! that host's.
 
-use crate::authenticate;
+use crate::Caller;
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use berth_controller_core::agent::AgentError;
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{AppState, params};
@@ -21,10 +20,9 @@ use berth_rpc_types::link::{BrokerAccount, BrokerReply, BrokerRequest};
 /// `POST /agent/v1/broker`
 pub(super) async fn broker(
     State(app): State<AppState>,
-    headers: HeaderMap,
+    Caller(host_id): Caller,
     Json(request): Json<BrokerRequest>,
 ) -> Result<Json<BrokerReply>, AgentError> {
-    let host_id = authenticate(&app, &headers).await?;
     queues(&app, host_id, request.silent).await;
     let Some(accounts) = &app.broker_accounts else {
         return Ok(Json(BrokerReply { account: None }));

@@ -8,6 +8,7 @@
 //! Whoever has a token can name any host's id. So a host that has joined joins again with its own
 //! secret, or with a token that was its own before: one that it used, or that was made for it.
 
+use crate::certificate;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -139,6 +140,9 @@ async fn enrol(
                  token of its own (berth-controller token create --host {hostname})"
             );
             return Err(AgentError::Refused(StatusCode::CONFLICT, why));
+        }
+        if kept != hash {
+            certificate::forget_key(tx, *host_id).await?;
         }
         tx.execute(
             "UPDATE hosts SET secret_hash = $1, hostname = $2, updated_at = $3 WHERE id = $4",
@@ -276,7 +280,17 @@ mod tests {
         // The answer was lost.
         assert_eq!(asks(&app, "preset", HOST, "a", secret('1')).await, 200);
         let made_for_it = token(&app, Some("a")).await.unwrap();
+        let key = |sql: &'static str| {
+            app.store.tx::<_, StoreError, _>(move |tx| {
+                Box::pin(async move { tx.execute(sql, params![HOST]).await })
+            })
+        };
+        let kept = "INSERT INTO host_keys (host_id, key_digest, since) VALUES ($1, 'k', 0)";
+        key(kept).await.unwrap();
         assert_eq!(asks(&app, &made_for_it, HOST, "a", secret('2')).await, 200);
+        // With its key: whoever has this token now has lost the other's state directory.
+        let forgotten = "DELETE FROM host_keys WHERE host_id = $1";
+        assert_eq!(key(forgotten).await.unwrap(), 0);
         // And for nobody else.
         let other = HostId::from_u128(2);
         assert_eq!(asks(&app, &made_for_it, other, "b", secret('3')).await, 401);

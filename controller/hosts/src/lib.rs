@@ -1,9 +1,9 @@
 //! What is known of hosts: joining, the heartbeat, fences and lineage.
 //!
 //! Agents speak HTTPS, not the broker's path (PROTOCOL.md, rule 6): a host is heard even while the
-//! broker is down. Every call but join proves the host's secret.
+//! broker is down. Every call but join proves the host's secret and its key.
 //!
-//! - [`join`]: a token for an id and a secret; [`auth`]: the secret, proved.
+//! - [`join`]: a token for an id and a secret; [`certificate`]: the key; [`auth`]: both, proved.
 //! - [`broker`]: a host's queues, and its account there.
 //! - [`sync`]: epoch, lost guests, what was seen, and what is acknowledged; [`observer`]: who is
 //!   told what was seen.
@@ -13,6 +13,7 @@
 
 pub mod auth;
 pub mod broker;
+pub mod certificate;
 pub mod fences;
 pub mod join;
 pub mod lineage;
@@ -22,7 +23,7 @@ pub mod sync;
 #[cfg(test)]
 mod tests;
 
-pub use auth::authenticate;
+pub use auth::Caller;
 pub use fences::Fence;
 pub use observer::{Observer, Target};
 
@@ -50,11 +51,12 @@ impl FromRef<Agents> for AppState {
     }
 }
 
-/// Joining, the broker's account and the heartbeat, under `/agent/v1`.
+/// Joining, the certificate, the broker's account and the heartbeat, under `/agent/v1`.
 pub fn router(agents: Agents) -> Router {
     Router::new()
         .route("/agent/v1/join", post(join::join))
         .route("/agent/v1/broker", post(broker::broker))
+        .route("/agent/v1/certificate", post(certificate::certificate))
         .route("/agent/v1/sync", post(sync::sync))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(agents)

@@ -6,10 +6,10 @@
 //! guest that nobody knows is noted, and never touched (rule 5). A database older than what the
 //! agent has seen says so of itself (`refused`), and folds nothing in.
 
-use crate::{Agents, Observer, authenticate, broker, lineage};
+use crate::{Agents, Caller, Observer, broker, lineage};
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use berth_controller_core::agent::AgentError;
 use berth_controller_core::store::{StoreError, Tx, Value};
 use berth_controller_core::{Env, params, row};
@@ -26,10 +26,9 @@ const FORGET_MAX: i64 = 500;
 /// `POST /agent/v1/sync`
 pub(super) async fn sync(
     State(Agents { app, observer }): State<Agents>,
-    headers: HeaderMap,
+    Caller(host_id): Caller,
     Json(request): Json<SyncRequest<Reported>>,
 ) -> Result<Json<SyncReply>, AgentError> {
-    let host_id = authenticate(&app, &headers).await?;
     if host_id != request.host_id {
         let why = format!("host {host_id} reports as {}", request.host_id);
         return Err(AgentError::Refused(StatusCode::FORBIDDEN, why));

@@ -71,6 +71,7 @@ pub async fn app_with(services: fn() -> Router<AppState>) -> App {
         wake: Arc::default(),
         wake_outbox: Arc::default(),
         broker_accounts: None,
+        host_ca: None,
         metrics: Arc::default(),
         log_ins: Arc::default(),
         settings: Arc::new(ApiSettings::default()),

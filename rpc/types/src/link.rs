@@ -4,12 +4,14 @@
 //! | call | body | answer |
 //! | --- | --- | --- |
 //! | `POST /agent/v1/join` | [`JoinRequest`] | [`JoinReply`] |
+//! | `POST /agent/v1/certificate` | [`CertificateRequest`] | [`CertificateReply`] |
 //! | `POST /agent/v1/broker` | [`BrokerRequest`] | [`BrokerReply`] |
 //! | `POST /agent/v1/sync` | [`SyncRequest`] | [`SyncReply`] |
 //! | `GET /agent/v1/networks` | | [`NetworkDocument`] |
 //! | `GET /agent/v1/images/{id}` | | bytes; `Range` is understood |
 //!
-//! All but join carry `Authorization: Bearer <host secret>` and `X-Berth-Host: <host id>`;
+//! All but join carry `Authorization: Bearer <host secret>` and `X-Berth-Host: <host id>`, and all
+//! but join and certificate come by a connection in whose handshake the certificate was shown;
 //! an image's bytes carry the bearer token of their [`crate::ImageSpec`] instead.
 
 use crate::{Capacity, HostId, NetworkId, Observation, PortId, VmmId};
@@ -39,6 +41,24 @@ pub struct JoinReply {
     /// The broker's URL with this host's credentials, if the controller hands them out.
     #[serde(default)]
     pub broker_url: Option<String>,
+}
+
+/// A host asks for a certificate: at its start, and long before the last one expires.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertificateRequest {
+    /// A request for its key (PKCS #10, RFC 2986), in PEM form. Nothing but the key counts.
+    pub csr: String,
+}
+
+/// What it is given.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CertificateReply {
+    /// The certificate, in PEM form. `None`: hosts have none here, and prove their secrets only.
+    #[serde(default)]
+    pub certificate: Option<String>,
+    /// Seconds that it is good for.
+    #[serde(default)]
+    pub lifetime_s: u64,
 }
 
 /// A host asks for its queues and its account at the broker: before it connects, before the account

@@ -76,6 +76,11 @@ const STEPS: &[Step] = &[
         name: "hosts' accounts at the broker",
         files: &[include_str!("schema/host_accounts.sql")],
     },
+    Step {
+        number: 10,
+        name: "hosts' keys",
+        files: &[include_str!("schema/host_keys.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.
