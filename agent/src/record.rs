@@ -3,6 +3,7 @@
 //! All changes of a record are functions here, free of I/O, so that the rules of PROTOCOL.md
 //! that concern it (sequences, tombstones, observation numbers) are decided in one place.
 
+use berth_rpc_types::link::HostNumbers;
 use berth_rpc_types::{
     Command, CommandResult, Envelope, MessageId, Observation, Seen, VmmId, VmmSpec, VmmState,
 };
@@ -25,6 +26,29 @@ pub struct HostRecord {
     /// The highest counter seen of it.
     #[serde(default)]
     pub lineage_counter: u64,
+    /// Every command up to this number has ended (rule 3).
+    #[serde(default)]
+    pub watermark: u64,
+    /// The last number that the controllers said they had drawn.
+    #[serde(default)]
+    pub last_number: u64,
+}
+
+impl HostRecord {
+    /// Whether a command that is not known here is refused: it has ended, and what is known of it is
+    /// forgotten. Nothing is said of one without a number.
+    pub fn is_behind(&self, host_number: Option<u64>) -> bool {
+        host_number.is_some_and(|number| number <= self.watermark)
+    }
+
+    /// Learns the numbers of a controller's database; of another lineage they are other numbers.
+    pub fn learn(&mut self, numbers: HostNumbers, same_lineage: bool) {
+        let HostNumbers { last, watermark } = numbers;
+        (self.last_number, self.watermark) = match same_lineage {
+            true => (self.last_number.max(last), self.watermark.max(watermark)),
+            false => (last, watermark),
+        };
+    }
 }
 
 /// What became of an accepted command.
@@ -115,6 +139,10 @@ pub struct VmmRecord {
     pub vmm_id: VmmId,
     /// The highest sequence accepted (rule 3).
     pub sequence: u64,
+    /// The highest host number of its commands, as far as that may be: a watermark that is no lower
+    /// covers them all. `None`: one had no number, and no watermark covers it.
+    #[serde(default)]
+    pub host_number: Option<u64>,
     /// What the guest is to be; `None` once it is gone.
     pub spec: Option<VmmSpec>,
     /// The state last seen.
@@ -137,6 +165,7 @@ impl VmmRecord {
         Self {
             vmm_id,
             sequence: 0,
+            host_number: Some(0),
             spec: None,
             state: VmmState::Deleted,
             observation: 0,
@@ -188,6 +217,8 @@ impl VmmRecord {
             return Verdict::Full;
         }
         self.sequence = envelope.sequence;
+        let numbers = self.host_number.zip(envelope.host_number);
+        self.host_number = numbers.map(|(before, this)| before.max(this));
         if let Command::Build(spec) | Command::Start(spec) = command {
             self.spec = Some((**spec).clone());
         }
@@ -277,6 +308,19 @@ impl VmmRecord {
         for entry in &mut self.entries {
             entry.envelope.body = serde_json::Value::Null;
         }
+    }
+
+    /// Makes this a tombstone for a guest that the controllers gave away: whatever they ordered for it
+    /// has a number up to `last`.
+    pub fn bury_lost(&mut self, last: u64) {
+        self.host_number = self.host_number.map(|number| number.max(last));
+        self.bury();
+    }
+
+    /// Whether it is a tombstone that nothing can arrive for any more (rule 3).
+    pub fn is_behind(&self, watermark: u64) -> bool {
+        let covered = self.host_number.is_some_and(|number| number <= watermark);
+        self.tombstone && self.next_open().is_none() && covered
     }
 
     /// The broker has the answer.

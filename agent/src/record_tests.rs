@@ -205,3 +205,57 @@ fn a_flood_of_commands_is_refused_and_a_delete_still_gets_through() {
     }
     assert_eq!(record.accept(&last, &delete), Verdict::Accepted);
 }
+
+#[test]
+fn a_tombstone_is_behind_the_watermark_that_covers_all_its_commands() {
+    let numbered = |message, sequence, number, command: &Command| Envelope {
+        host_number: number,
+        ..envelope(message, sequence, 1, command)
+    };
+    let delete = Command::Delete;
+    let stop = Command::Stop { grace_s: 1 };
+    let gone = |numbers: [Option<u64>; 2]| {
+        let mut record = VmmRecord::new(VmmId::from_u128(1));
+        let first = numbered(1, 1, numbers[0], &stop);
+        let last = numbered(2, 2, numbers[1], &delete);
+        for (envelope, command, state) in [
+            (&first, &stop, VmmState::Stopped),
+            (&last, &delete, VmmState::Deleted),
+        ] {
+            assert_eq!(record.accept(envelope, command), Verdict::Accepted);
+            assert!(!record.is_behind(u64::MAX));
+            record.conclude(envelope.message_id, result(envelope, done(state)));
+        }
+        record
+    };
+    for numbers in [[Some(3), Some(7)], [Some(7), Some(3)]] {
+        let record = gone(numbers);
+        assert!(!record.is_behind(6) && record.is_behind(7), "{numbers:?}");
+    }
+    // A command that no watermark covers may always come once more.
+    for numbers in [[None, Some(7)], [Some(7), None]] {
+        assert!(!gone(numbers).is_behind(u64::MAX), "{numbers:?}");
+    }
+    // Of a journal that knew no numbers.
+    let mut old = serde_json::to_value(gone([Some(1), Some(2)])).unwrap();
+    old.as_object_mut().unwrap().remove("host_number");
+    let old: VmmRecord = serde_json::from_value(old).unwrap();
+    assert!(!old.is_behind(u64::MAX));
+    // One that was given away: whatever was ordered for it has a number up to the last.
+    let mut lost = VmmRecord::new(VmmId::from_u128(1));
+    lost.bury_lost(9);
+    assert!(!lost.is_behind(8) && lost.is_behind(9));
+}
+
+#[test]
+fn a_watermark_never_falls_in_its_lineage() {
+    let mut host = HostRecord::default();
+    let numbers = |last, watermark| HostNumbers { last, watermark };
+    host.learn(numbers(5, 4), true);
+    host.learn(numbers(3, 2), true);
+    assert_eq!((host.last_number, host.watermark), (5, 4));
+    assert!(host.is_behind(Some(4)) && !host.is_behind(Some(5)) && !host.is_behind(None));
+    // Another database draws other numbers.
+    host.learn(numbers(3, 2), false);
+    assert_eq!((host.last_number, host.watermark), (3, 2));
+}

@@ -2,7 +2,7 @@
 //!
 //! One report is under way at a time. Each carries every observation that is not yet
 //! acknowledged. Of the answer, the epoch is made durable before anything else is acted on
-//! (rule 4), and a controller database older than what the agent has seen is refused (rule 5):
+//! (rule 4), a tombstone goes once the watermark has passed it (rule 3), and a controller database older than what the agent has seen is refused (rule 5):
 //! then nothing of its answer is believed, and the gate closes.
 
 use crate::engine::Engine;
@@ -143,12 +143,16 @@ impl Reporter {
             engine.gate.close(Holder::Lineage, reason.clone());
             return Err(ReportError::Refused(reason));
         }
-        let learnt = HostRecord {
+        let mut learnt = HostRecord {
             // An epoch never falls within a lineage.
             epoch: reply.epoch,
             lineage: Some(reply.lineage.clone()),
             lineage_counter: reply.lineage_counter,
+            ..host.clone()
         };
+        let same_lineage = host.lineage == learnt.lineage;
+        learnt.learn(reply.numbers.unwrap_or_default(), same_lineage);
+        let watermark = learnt.watermark;
         engine.journal.update_host(|host| *host = learnt).await?;
         kill_point!("agent.epoch.stored");
         engine.epoch.send_replace(reply.epoch);
@@ -166,12 +170,11 @@ impl Reporter {
                 engine.journal.update(*vmm_id, acknowledge).await?;
             }
         }
-        for vmm_id in &reply.forget {
-            let is_over = |r: Arc<VmmRecord>| {
-                r.tombstone && r.next_open().is_none() && r.unconfirmed().next().is_none()
-            };
-            if engine.journal.vmm(*vmm_id).is_some_and(is_over) {
-                engine.journal.forget(*vmm_id).await?;
+        for record in engine.journal.vmms() {
+            let is_told =
+                record.unconfirmed().next().is_none() && record.unacknowledged().is_none();
+            if is_told && record.is_behind(watermark) {
+                engine.journal.forget(record.vmm_id).await?;
             }
         }
         if reply.network_revision != self.applied_networks.load(Ordering::Acquire) {

@@ -4,7 +4,8 @@
 mod kit;
 
 use berth_agent::Exit;
-use berth_rpc_types::{Command, Outcome, VmmState};
+use berth_rpc_types::link::HostNumbers;
+use berth_rpc_types::{Command, MessageId, Outcome, VmmId, VmmState};
 use kit::{Rig, build, vmm};
 use std::time::Duration;
 
@@ -137,24 +138,56 @@ async fn a_controller_that_is_away_costs_time_only() {
     assert_eq!(rig.machine.guest(vmm(1)).unwrap().boots, 1);
 }
 
-#[tokio::test]
-async fn a_tombstone_is_forgotten_when_the_controller_says_so() {
-    let mut rig = Rig::new().await;
-    rig.order(vmm(1), 1, &build()).await;
-    rig.order(vmm(1), 2, &Command::Delete).await;
-    rig.controller.0.lock().unwrap().forget = vec![vmm(1)];
-    // Told in one report, forgotten with its answer, and gone from a later start's report.
-    rig.until(|| {
-        let double = rig.controller.0.lock().unwrap();
-        (double.syncs.len() >= 4).then_some(())
-    })
-    .await;
+/// What a starting agent tells of.
+async fn told_at_a_start(rig: &mut Rig) -> Vec<VmmId> {
     rig.stop_agent().await;
     rig.start_agent();
     rig.ready().await;
     let double = rig.controller.0.lock().unwrap();
     let last = double.syncs.iter().rfind(|sync| sync.starting).unwrap();
-    assert!(last.observations.is_empty(), "{:?}", last.observations);
+    last.observations.iter().map(|o| o.vmm_id).collect()
+}
+
+#[tokio::test]
+async fn a_tombstone_goes_with_the_watermark_and_what_comes_late_is_never_built() {
+    let mut rig = Rig::new().await;
+    let numbers = |rig: &Rig, last, watermark| {
+        let numbers = HostNumbers { last, watermark };
+        rig.controller.0.lock().unwrap().numbers = Some(numbers);
+    };
+    // A controller that stands still holds the build; the delete was ordered after it.
+    let held = rig.envelope(vmm(1), 1, &build());
+    let first = held.host_number.unwrap();
+    let deleted = rig.order(vmm(1), 2, &Command::Delete).await;
+    assert!(deleted.is_done_in(VmmState::Deleted), "{deleted:?}");
+    // However long that takes: the build has not ended.
+    numbers(&rig, first + 1, first - 1);
+    assert_eq!(told_at_a_start(&mut rig).await, [vmm(1)]);
+    rig.send(&held).await;
+    let late = rig.answer_to(&held).await;
+    assert!(matches!(late, Outcome::Superseded { by: 2 }), "{late:?}");
+    // Its end is folded in. A report tells the watermark; then the tombstone is gone.
+    numbers(&rig, first + 1, first + 1);
+    told_at_a_start(&mut rig).await;
+    assert_eq!(told_at_a_start(&mut rig).await, []);
+    // The broker gives out a copy all the same.
+    let mut copy = held.clone();
+    copy.message_id = MessageId::from_u128(0xc0b1);
+    rig.send(&copy).await;
+    let late = rig.answer_to(&copy).await;
+    assert!(
+        matches!(late, Outcome::StaleEpoch { current: 1 }),
+        "{late:?}"
+    );
+    assert!(rig.machine.guest(vmm(1)).is_none());
+    // A watermark never falls, and what is above it is carried out.
+    numbers(&rig, first + 2, first);
+    told_at_a_start(&mut rig).await;
+    rig.send(&copy).await;
+    let late = rig.answer_to(&copy).await;
+    assert!(matches!(late, Outcome::StaleEpoch { .. }), "{late:?}");
+    let built = rig.order(vmm(2), 1, &build()).await;
+    assert!(built.is_done_in(VmmState::Running), "{built:?}");
 }
 
 #[tokio::test]

@@ -221,6 +221,11 @@ impl Engine {
             let current = self.journal.host().epoch;
             return Ok(Err(Outcome::StaleEpoch { current }));
         }
+        // It has ended, and what became of it is forgotten: whoever asks again orders anew.
+        if self.journal.host().is_behind(envelope.host_number) {
+            let current = self.journal.host().epoch;
+            return Ok(Err(Outcome::StaleEpoch { current }));
+        }
         let left = |undone: bool, message: String, detail: &str| {
             let never = Seen {
                 state: VmmState::Deleted,

@@ -206,7 +206,9 @@ impl Engine {
             return Ok(false);
         }
         kill_point!("agent.lost.removed");
-        self.journal.update(vmm_id, VmmRecord::bury).await?;
+        let last = self.journal.host().last_number;
+        let bury = |record: &mut VmmRecord| record.bury_lost(last);
+        self.journal.update(vmm_id, bury).await?;
         self.news.notify_one();
         Ok(true)
     }

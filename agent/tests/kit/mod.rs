@@ -6,7 +6,7 @@ use berth_agent::options::SimulatedOptions;
 use berth_agent::{Handle, Options, Parts, Service, SimulatedHost, StateDir};
 use berth_rpc::clock::{SeededRng, SystemClock};
 use berth_rpc::{Address, ConsumeOptions, Consumer, Faults, InProcess, Transport};
-use berth_rpc_types::link::{NetworkDocument, SyncReply, SyncRequest};
+use berth_rpc_types::link::{HostNumbers, NetworkDocument, SyncReply, SyncRequest};
 use berth_rpc_types::spec::{BootSpec, ConfigDriveSpec};
 use berth_rpc_types::{
     Command, CommandResult, Envelope, HostId, ImageId, ImageSpec, InstanceId, MessageId,
@@ -25,7 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Double {
     pub epoch: u64,
     pub lost: Vec<VmmId>,
-    pub forget: Vec<VmmId>,
+    pub numbers: Option<HostNumbers>,
     pub lineage: String,
     pub counter: u64,
     pub refused: Option<String>,
@@ -45,7 +45,7 @@ impl DoubleController {
         Self(Arc::new(Mutex::new(Double {
             epoch: 1,
             lost: Vec::new(),
-            forget: Vec::new(),
+            numbers: None,
             lineage: "db-1".into(),
             counter: 1,
             refused: None,
@@ -88,7 +88,8 @@ impl Controller for DoubleController {
             lineage: double.lineage.clone(),
             lineage_counter: double.counter,
             network_revision: 1,
-            forget: double.forget.clone(),
+            forget: Vec::new(),
+            numbers: double.numbers,
             refused: double.refused.clone(),
         };
         Box::pin(async { Ok(reply) })
@@ -270,7 +271,7 @@ impl Rig {
             host_epoch: self.controller.0.lock().unwrap().epoch,
             command: String::new(),
             subject: None,
-            host_number: None,
+            host_number: u64::try_from(self.next).ok(),
             lineage: String::new(),
             begin_by: None,
             silence_limit: 60,

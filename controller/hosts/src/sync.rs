@@ -13,15 +13,10 @@ use axum::http::StatusCode;
 use berth_controller_core::agent::AgentError;
 use berth_controller_core::store::{StoreError, Tx, Value};
 use berth_controller_core::{Env, params, row};
+use berth_controller_operations::outbox;
 use berth_rpc::{Address, kill_point};
 use berth_rpc_types::link::{Reported, SyncReply, SyncRequest};
 use berth_rpc_types::{HostId, InstanceId, Observation, VmmId, VmmState};
-
-/// Milliseconds that a tombstone is remembered by the agent after its answer: copies of older
-/// commands may still be in its queue. After a second such time it is not mentioned any more.
-const FORGET_AFTER_MS: i64 = 3_600_000;
-/// How many tombstones one answer lets go.
-const FORGET_MAX: i64 = 500;
 
 /// `POST /agent/v1/sync`
 pub(super) async fn sync(
@@ -96,6 +91,7 @@ pub async fn fold(
         lineage_counter: counter,
         network_revision: known.network_revision,
         forget: vec![],
+        numbers: None,
         refused: older(request, &lineage, counter, epoch),
         lineage,
     };
@@ -120,20 +116,7 @@ pub async fn fold(
         params![host_id],
     )
     .await?;
-    let now = env.now();
-    reply.forget = vmms(
-        tx,
-        "SELECT id FROM vmms WHERE host_id = $1 AND deleted_at IS NOT NULL \
-         AND (lost_at IS NULL OR removed_at IS NOT NULL) \
-         AND COALESCE(removed_at, deleted_at) > $2 AND COALESCE(removed_at, deleted_at) <= $3 LIMIT $4",
-        params![
-            host_id,
-            now - 2 * FORGET_AFTER_MS,
-            now - FORGET_AFTER_MS,
-            FORGET_MAX
-        ],
-    )
-    .await?;
+    reply.numbers = Some(outbox::numbers(tx, host_id).await?);
     Ok(reply)
 }
 

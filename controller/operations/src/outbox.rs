@@ -15,6 +15,7 @@ use crate::{Engine, Operation, Settled};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{AppState, Env, params, row};
 use berth_rpc::{Address, RpcError, kill_point};
+use berth_rpc_types::link::HostNumbers;
 use berth_rpc_types::{Envelope, HostId, MessageId, OperationId};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -95,17 +96,18 @@ pub async fn put(
     command: &str,
     envelope: Envelope,
 ) -> Result<(), StoreError> {
+    let number = draw_number(tx, envelope.host_id).await?;
     let envelope = Envelope {
         command: command.to_owned(),
-        host_number: Some(draw_number(tx, envelope.host_id).await?),
+        host_number: Some(number),
         lineage: env.lineage.to_string(),
         ..envelope
     };
     let subject = envelope.subject();
     tx.execute(
         "INSERT INTO outbox (message_id, operation_id, step, attempt, host_id, vmm_id, sequence, \
-         envelope, sends, next_send_at, created_at, command, subject_kind) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $9, $10, $11)",
+         envelope, sends, next_send_at, created_at, command, subject_kind, host_number) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $9, $10, $11, $12)",
         params![
             envelope.message_id,
             envelope.operation_id,
@@ -117,7 +119,8 @@ pub async fn put(
             serde_json::to_value(&envelope).unwrap_or_default(),
             env.now(),
             command,
-            subject.kind.as_str()
+            subject.kind.as_str(),
+            number
         ],
     )
     .await?;
@@ -135,6 +138,30 @@ async fn draw_number(tx: &mut Tx, host_id: HostId) -> Result<u64, StoreError> {
         .await?;
     // An upsert always gives its row.
     Ok(row.map_or(1, |(last,)| last))
+}
+
+/// The last number that was drawn for a host, and its watermark: lower than the number of every
+/// command that has not ended, so that none at or below it is wanted any more (PROTOCOL.md, rule 3). A
+/// command of a release that notes no number keeps it at 0.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn numbers(tx: &mut Tx, host_id: HostId) -> Result<HostNumbers, StoreError> {
+    // One statement: a number that is drawn meanwhile is in neither part or in both.
+    let row = tx
+        .query_opt::<(Option<i64>, Option<i64>)>(
+            "SELECT (SELECT last FROM host_numbers WHERE host_id = $1), \
+             (SELECT MIN(COALESCE(host_number, 0)) FROM outbox WHERE host_id = $1 AND result IS NULL)",
+            params![host_id],
+        )
+        .await?;
+    let (last, unsettled) = row.unwrap_or_default();
+    let last = u64::try_from(last.unwrap_or(0)).unwrap_or(0);
+    let below = unsettled.map(|number| u64::try_from(number - 1).unwrap_or(0));
+    Ok(HostNumbers {
+        last,
+        watermark: below.unwrap_or(last).min(last),
+    })
 }
 
 /// Sends until `stop` is cancelled.

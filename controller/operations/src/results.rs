@@ -16,12 +16,15 @@ use berth_rpc::{Address, ConsumeOptions, Consumer, Delivery, RpcError, kill_poin
 use berth_rpc_types::{
     CommandResult, Envelope, HostId, MessageId, OperationId, Outcome, ResultError, Telemetry,
 };
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-/// Answers held unacknowledged while they are folded in.
+/// Answers that are folded in at the same time; each is unacknowledged meanwhile.
 const PREFETCH: u16 = 32;
+/// How often the database is tried for one answer.
+const TRIES: u32 = 10;
 /// Pause before a consumer is opened again, or an answer that the database refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -75,9 +78,12 @@ where
                 continue;
             }
         };
+        // One that cannot be folded in now holds up no other.
+        let mut under_way = FuturesUnordered::new();
         loop {
             let delivery = tokio::select! {
                 () = stop.cancelled() => return,
+                Some(()) = under_way.next() => continue,
                 delivery = consumer.next() => delivery,
             };
             let Some(delivery) = delivery else {
@@ -85,7 +91,7 @@ where
                 app.clock.sleep(RETRY).await;
                 break;
             };
-            handle(engine, delivery).await;
+            under_way.push(handle(engine, delivery));
         }
     }
 }
@@ -117,7 +123,7 @@ async fn result(engine: &Engine, delivery: Delivery) {
         operation_id = %result.operation_id, message_id = %result.message_id, vmm_id = %result.vmm_id);
     async {
         let source = Source::Message(delivery.sender.clone());
-        let folded = folded_at_last(engine, &source, &result).await;
+        let folded = at_last(engine, || folded(engine, &source, &result)).await;
         kill_point!("controller.result.folded");
         if let Some(Advanced::Newer) = folded {
             tracing::warn!("an answer for a newer controller's operation; passed on");
@@ -140,23 +146,23 @@ async fn result(engine: &Engine, delivery: Delivery) {
     .await;
 }
 
-/// Folds it in, if the database takes it within a minute. It stays unacknowledged meanwhile, so that
-/// it comes again if this controller dies. `None`: its command is still in the outbox, so it is sent
-/// again and answered again (rule 2).
-async fn folded_at_last(
-    engine: &Engine,
-    source: &Source,
-    result: &CommandResult,
-) -> Option<Advanced> {
-    for _ in 0..60 {
-        match folded(engine, source, result).await {
-            Ok(advanced) => return Some(advanced),
+/// What the database makes of an answer, if it takes it within some tries. It stays unacknowledged
+/// meanwhile, so that it comes again if this controller dies. `None`: it is given up, since its command
+/// is still in the outbox, so that it is sent again and answered again (rule 2).
+async fn at_last<T, F>(engine: &Engine, fold: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    for _ in 0..TRIES {
+        match fold().await {
+            Ok(folded) => return Some(folded),
             Err(error) => {
-                tracing::error!(%error, "a result could not be folded in; trying again");
+                tracing::error!(%error, "an answer could not be folded in; trying again");
             }
         }
         engine.app.clock.sleep(RETRY).await;
     }
+    tracing::error!("an answer that the database does not take; its command is sent again");
     None
 }
 
@@ -170,20 +176,23 @@ async fn newer(
     message_id: MessageId,
     what: &str,
 ) {
-    let awaited = engine.app.store.tx::<_, StoreError, _>(|tx| {
-        let (kinds, source) = (engine.kinds.clone(), source.clone());
-        Box::pin(async move {
-            let Some(asked) = asked(tx, message_id).await? else {
-                return Ok(false);
-            };
-            if !source.speaks_for(tx, asked.host_id).await? {
-                return Ok(false);
-            }
-            let open = Operation::open(tx, &*kinds, asked.operation_id).await?;
-            Ok(!matches!(open, Opened::Closed))
+    let awaited = || {
+        engine.app.store.tx::<_, StoreError, _>(|tx| {
+            let (kinds, source) = (engine.kinds.clone(), source.clone());
+            Box::pin(async move {
+                let Some(asked) = asked(tx, message_id).await? else {
+                    return Ok(false);
+                };
+                if !source.speaks_for(tx, asked.host_id).await? {
+                    return Ok(false);
+                }
+                let open = Operation::open(tx, &*kinds, asked.operation_id).await?;
+                Ok(!matches!(open, Opened::Closed))
+            })
         })
-    });
-    if let Ok(false) = awaited.await {
+    };
+    // Passed on it has this controller's name: only what is believed may be.
+    if at_last(engine, awaited).await != Some(true) {
         tracing::warn!(%message_id, what, "an answer that nobody waits for, or not from the host that was to give it; dropped");
         drop(delivery.ack().await);
         return;
@@ -317,33 +326,24 @@ async fn dead_letter(engine: &Engine, delivery: Delivery) {
         drop(delivery.ack().await);
         return;
     };
-    let folded = app
-        .store
-        .tx(|tx| {
+    let fold = || {
+        app.store.tx(|tx| {
             let (engine, source, why) = (engine.clone(), source.clone(), why.clone());
             Box::pin(async move {
                 let settled = Settled::DeadLetter(why);
                 answered(tx, &engine, &source, message_id, settled).await
             })
         })
-        .await;
+    };
+    let folded = at_last(engine, fold).await;
     kill_point!("controller.dead_letter.folded");
-    match folded {
-        Ok(Advanced::Newer) => {
-            tracing::warn!(%message_id, "a dead letter of a newer controller's operation; passed on");
-            pass_on(engine, Address::DeadLetters, delivery);
-        }
-        Ok(advanced) => {
-            tracing::error!(%message_id, ?advanced, %from, "dead letter");
-            app.wake.notify_one();
-            drop(delivery.ack().await);
-        }
-        Err(error) => {
-            // Unacknowledged: it comes again.
-            tracing::error!(%error, %message_id, "a dead letter could not be folded in");
-            app.clock.sleep(RETRY).await;
-        }
+    if let Some(Advanced::Newer) = folded {
+        tracing::warn!(%message_id, "a dead letter of a newer controller's operation; passed on");
+        return pass_on(engine, Address::DeadLetters, delivery);
     }
+    tracing::error!(%message_id, advanced = ?folded, %from, "dead letter");
+    app.wake.notify_one();
+    drop(delivery.ack().await);
 }
 
 async fn telemetry(engine: &Engine, delivery: Delivery) {

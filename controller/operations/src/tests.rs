@@ -8,6 +8,7 @@ use crate::*;
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ControlSettings, Env, Origin, params};
 use berth_controller_identity::testing;
+use berth_rpc::Address;
 use berth_rpc_types::{
     CommandResult, Envelope, HostId, InstanceId, MessageId, OperationId, Outcome, Subject,
     SubjectKind, VmmId, VmmState,
@@ -16,6 +17,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 /// Kinds that ask hosts; what they are told is noted in `meta`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -278,8 +280,8 @@ async fn orders(engine: &Engine) -> Vec<Envelope> {
     rows.iter().map(parse).collect()
 }
 
-async fn answered(engine: &Engine, order: &Envelope, outcome: Outcome) -> Advanced {
-    let result = CommandResult {
+fn result(order: &Envelope, outcome: Outcome) -> CommandResult {
+    CommandResult {
         message_id: order.message_id,
         operation_id: order.operation_id,
         step: order.step.clone(),
@@ -290,7 +292,11 @@ async fn answered(engine: &Engine, order: &Envelope, outcome: Outcome) -> Advanc
         sequence: order.sequence,
         request_id: order.request_id.clone(),
         outcome,
-    };
+    }
+}
+
+async fn answered(engine: &Engine, order: &Envelope, outcome: Outcome) -> Advanced {
+    let result = result(order, outcome);
     in_tx!(engine, |tx| [engine, result] results::fold(tx, &engine, &Source::Own, &result).await)
 }
 
@@ -340,6 +346,101 @@ async fn commands_carry_their_subject_their_lineage_and_the_next_number_of_their
         assert_eq!(order.subject().kind, SubjectKind::Vmm);
         assert_eq!(order.lineage, "of-a-test");
     }
+}
+
+#[tokio::test]
+async fn a_hosts_watermark_lies_below_every_command_that_has_not_ended() {
+    let engine = engine().await;
+    let numbers = async |engine: &Engine, host: HostId| {
+        let numbers = in_tx!(engine, |tx| [host] outbox::numbers(tx, host).await);
+        (numbers.last, numbers.watermark)
+    };
+    let nobody = HostId::from_u128(99);
+    assert_eq!(numbers(&engine, nobody).await, (0, 0));
+    for _ in 0..3 {
+        let id = begun(&engine, "asking", 1).await;
+        round(&engine, id).await;
+        round(&engine, id).await;
+    }
+    let orders = orders(&engine).await;
+    let host = orders[0].host_id;
+    assert_eq!(numbers(&engine, host).await, (3, 0));
+    // The second ends first: the first may still be on its way.
+    answered(&engine, &orders[1], done()).await;
+    assert_eq!(numbers(&engine, host).await, (3, 0));
+    answered(&engine, &orders[0], done()).await;
+    assert_eq!(numbers(&engine, host).await, (3, 2));
+    answered(&engine, &orders[2], done()).await;
+    assert_eq!(numbers(&engine, host).await, (3, 3));
+    // One that a controller of the release before wrote down has its number in the envelope only.
+    in_tx!(engine, |tx| [] {
+        let sql = "UPDATE outbox SET host_number = NULL, result = NULL WHERE host_number = 2";
+        tx.execute(sql, params![]).await
+    });
+    assert_eq!(numbers(&engine, host).await, (3, 0));
+}
+
+async fn publish(engine: &Engine, order: &Envelope) {
+    let result = result(order, done());
+    let (id, payload) = (
+        order.message_id.to_string(),
+        serde_json::to_vec(&result).unwrap(),
+    );
+    let sent = engine
+        .app
+        .transport
+        .publish(Address::Results, &id, payload.into());
+    sent.await.unwrap();
+}
+
+async fn is_settled(engine: &Engine, order: &Envelope) -> bool {
+    let id = order.message_id;
+    let row: Option<(Option<String>,)> = in_tx!(engine, |tx| [] {
+        tx.query_opt("SELECT result FROM outbox WHERE message_id = $1", params![id]).await
+    });
+    row.unwrap().0.is_some()
+}
+
+#[tokio::test]
+async fn answers_that_the_database_does_not_take_hold_up_no_other() {
+    let engine = engine().await;
+    let mut last = None;
+    for _ in 0..5 {
+        let id = begun(&engine, "asking", 1).await;
+        round(&engine, id).await;
+        round(&engine, id).await;
+        last = Some(id);
+    }
+    let (orders, last) = (orders(&engine).await, last.unwrap());
+    let (good, poison) = orders.split_last().unwrap();
+    in_tx!(engine, |tx| [last] {
+        let trigger = format!(
+            "CREATE TRIGGER poison BEFORE UPDATE ON outbox WHEN old.operation_id <> '{last}' \
+             BEGIN SELECT RAISE(ABORT, 'poison'); END"
+        );
+        tx.execute(&trigger, params![]).await
+    });
+    let stop = tokio_util::sync::CancellationToken::new();
+    let consumer = tokio::spawn(results::run_results(engine.clone(), stop.clone()));
+    for order in poison {
+        publish(&engine, order).await;
+    }
+    publish(&engine, good).await;
+    while !is_settled(&engine, good).await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for order in poison {
+        assert!(!is_settled(&engine, order).await);
+    }
+    // What was in the way is gone: they are folded in, too.
+    in_tx!(engine, |tx| [] tx.execute("DROP TRIGGER poison", params![]).await);
+    for order in poison {
+        while !is_settled(&engine, order).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    stop.cancel();
+    consumer.await.unwrap();
 }
 
 #[tokio::test]

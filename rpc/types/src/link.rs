@@ -180,13 +180,27 @@ pub struct SyncReply {
     pub lineage_counter: u64,
     /// Revision of the host's network document.
     pub network_revision: u64,
-    /// Tombstones that the controller no longer needs remembered.
+    /// Tombstones that controllers of earlier releases let go by the clock. Empty since there are
+    /// watermarks, and not followed.
     #[serde(default)]
     pub forget: Vec<VmmId>,
+    /// The numbers of this host's commands; `None` from releases that know no watermark.
+    #[serde(default)]
+    pub numbers: Option<HostNumbers>,
     /// Whether this controller's database is older than what the agent has seen; the agent
     /// then stops consuming until an operator says which is right.
     #[serde(default)]
     pub refused: Option<String>,
+}
+
+/// The numbers of a host's commands (PROTOCOL.md, rule 3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostNumbers {
+    /// The last that was drawn.
+    pub last: u64,
+    /// Every command up to this one has ended: one that the agent does not know is refused, and a
+    /// tombstone with no higher one may be forgotten.
+    pub watermark: u64,
 }
 
 /// What a host's networks are to be. Compiled whole; the agent makes it so.

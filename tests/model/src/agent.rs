@@ -5,7 +5,7 @@ use crate::host::{Agent, Host, Note, Process, Vmm};
 use crate::rules::Weakness;
 use crate::words::{Answer, HostNo, Message, Name, Order, Reply, Right, VmmNo, result};
 use crate::world::{Go, Violation, World};
-use berth_agent::record::{Entry, Phase, Verdict};
+use berth_agent::record::{Entry, HostRecord, Phase, Verdict};
 use berth_rpc_types::VmmState;
 
 impl World {
@@ -45,7 +45,11 @@ impl World {
         if message.epoch != host.journal.epoch {
             return Some(Reply::StaleEpoch);
         }
-        if message.name.number <= host.journal.watermark
+        let kept = HostRecord {
+            watermark: host.journal.watermark.into(),
+            ..HostRecord::default()
+        };
+        if kept.is_behind(Some(message.name.number.into()))
             && !rules.lack(Weakness::WatermarkNotHeeded)
         {
             return Some(Reply::BelowWatermark);
@@ -61,9 +65,6 @@ impl World {
         match record.accept(&message.envelope(), &command) {
             Verdict::Accepted => {
                 host.journal.newest = host.journal.newest.max(Some(message.name));
-                host.journal
-                    .numbers
-                    .insert(message.vmm, message.name.number);
                 host.journal.open.push(message);
                 None
             }
@@ -444,10 +445,8 @@ impl World {
     fn bury(&mut self, host: HostNo, vmm: VmmNo) {
         self.end_open(host, |m| m.vmm == vmm);
         let number = self.database.hosts[host].number;
-        let here = &mut self.hosts[host];
-        here.journal.numbers.insert(vmm, number);
-        let record = here.record(vmm);
-        record.bury();
+        let record = self.hosts[host].record(vmm);
+        record.bury_lost(number.into());
         record.acknowledged = record.observation;
         self.buried |= vmm.bit();
     }
@@ -469,11 +468,11 @@ impl World {
     /// Whether the agent may forget a VMM that is gone (rule 3).
     pub fn may_forget(&self, host: &Host, vmm: VmmNo) -> bool {
         let by_clock = self.rules.lack(Weakness::TombstoneForgottenByClock);
-        let number = host.journal.numbers.get(&vmm).copied().unwrap_or_default();
-        host.journal.records.get(&vmm).is_some_and(|record| {
-            record.tombstone
-                && record.next_open().is_none()
-                && (by_clock || number <= host.journal.watermark)
-        })
+        let watermark = match by_clock {
+            true => u64::MAX,
+            false => host.journal.watermark.into(),
+        };
+        let record = host.journal.records.get(&vmm);
+        record.is_some_and(|record| record.is_behind(watermark))
     }
 }

@@ -106,7 +106,6 @@ impl World {
             Action::Forget(host, vmm) => {
                 let journal = &mut self.hosts[host].journal;
                 journal.records.remove(&vmm);
-                journal.numbers.remove(&vmm);
             }
             Action::KillAgent(host) => {
                 self.bounds.agent_crashes[host] -= 1;

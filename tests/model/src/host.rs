@@ -110,8 +110,6 @@ pub struct Journal {
     pub branch: (u8, u8),
     /// Everything about each VMM.
     pub records: BTreeMap<VmmNo, Arc<VmmRecord>>,
-    /// The number of the last command for each VMM.
-    pub numbers: BTreeMap<VmmNo, u8>,
     /// The open entries' commands.
     pub open: Vec<Message>,
 }

@@ -147,7 +147,7 @@ impl Message {
             host_epoch: self.epoch.into(),
             command: String::new(),
             subject: None,
-            host_number: None,
+            host_number: Some(self.name.number.into()),
             lineage: String::new(),
             begin_by: None,
             silence_limit: 0,

@@ -81,6 +81,11 @@ const STEPS: &[Step] = &[
         name: "hosts' keys",
         files: &[include_str!("schema/host_keys.sql")],
     },
+    Step {
+        number: 11,
+        name: "watermarks",
+        files: &[include_str!("schema/watermarks.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.
