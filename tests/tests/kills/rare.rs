@@ -23,6 +23,8 @@ pub const POINTS: &[&str] = &[
     "agent.refusal.published",
     "agent.undo.journalled",
     "agent.undo.step",
+    "controller.account.committed",
+    "controller.certificate.committed",
     "controller.dead_letter.folded",
     "controller.join.committed",
     "controller.outbox.unroutable",
@@ -39,7 +41,13 @@ pub fn all(rig: &mut Rig, table: &mut Table) {
     for point in ["agent.journal.compacted", "agent.journal.renamed"] {
         the_journal_is_compacted(rig, table, point);
     }
-    a_host_joins(rig, table);
+    for point in [
+        "controller.join.committed",
+        "controller.certificate.committed",
+        "controller.account.committed",
+    ] {
+        a_host_joins(rig, table, point);
+    }
     a_guest_was_given_away(rig, table);
     a_host_has_no_queue(rig, table);
     an_answer_is_in_newer_words(rig, table);
@@ -247,9 +255,8 @@ fn the_journal_is_compacted(rig: &mut Rig, table: &mut Table, point: &str) {
     finish(rig, table, point, "create", "finished", begun);
 }
 
-/// The answer to a join is lost with its controller: the host joins again.
-fn a_host_joins(rig: &mut Rig, table: &mut Table) {
-    let point = "controller.join.committed";
+/// The answer to a join, or to what follows it, is lost with its controller: the host asks again.
+fn a_host_joins(rig: &mut Rig, table: &mut Table, point: &str) {
     let file = rig.order_file(None);
     rig.cloud.agents[1].kill9().unwrap();
     fs::remove_file(rig.cloud.dir().join("simulated-1/join.json")).unwrap();
