@@ -19,6 +19,11 @@
 //! - `report`, `reads`, [`link`]: conversation with the controller.
 //! - [`service`], [`assemble`]: start order and tasks; an agent from its options alone.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests wait for real things")
+)]
+
 pub mod assemble;
 mod broker;
 mod console;

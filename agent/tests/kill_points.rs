@@ -4,7 +4,7 @@
 //! The agent, its broker and its controller's double run in a child process, which is this
 //! test program again; what outlives the kill is the state directory, the simulated machine's
 //! folder, and the file of answers that stands for the controller's database.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod kit;
 

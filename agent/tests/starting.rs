@@ -1,5 +1,5 @@
 //! The start order, epochs, losses, strangers and lineages.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod kit;
 

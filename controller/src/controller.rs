@@ -207,6 +207,10 @@ impl Handle {
 
     /// Stops accepting, lets what is under way finish, and ends. What is not finished is in the
     /// database, and goes on with the next start.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the process ends: by the machine's time, whatever clock it had"
+    )]
     pub async fn shutdown(self) {
         self.stop.cancel();
         if tokio::time::timeout(SHUTDOWN_LIMIT, self.tasks.wait())

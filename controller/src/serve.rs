@@ -6,6 +6,11 @@
 //!
 //! At shutdown it stops accepting and lets the requests under way finish, for a bounded time.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the network's edge: it waits for clients, by their time"
+)]
+
 use crate::core::host_ca::PeerKey;
 use crate::tls;
 use axum::Router;

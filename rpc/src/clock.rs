@@ -1,5 +1,7 @@
 //! Injected time and chance, so that a simulation runs the same code from a seed.
 
+#![allow(clippy::disallowed_methods, reason = "what everything else is given")]
+
 use futures::future::BoxFuture;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use std::sync::{Mutex, PoisonError};

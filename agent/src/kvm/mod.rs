@@ -11,6 +11,11 @@
 //! | `images/` | the cache |
 //! | `networks/<network id>/` | one network's DHCP server |
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the machine's edge: it waits for processes and sockets, by their time"
+)]
+
 mod capacity;
 mod config_drive;
 mod convert;

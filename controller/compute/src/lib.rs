@@ -10,6 +10,11 @@
 //! - [`observer`]: what hosts see of guests; [`reconcile`]: what is kept true of them.
 //! - [`api`]: REST in front of them.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests wait for real things")
+)]
+
 pub mod actions;
 pub mod api;
 pub mod boot_sources;

@@ -12,6 +12,11 @@
 //!
 //! But for that table, nothing here knows a service, a kind of operation or a host.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests wait for real things")
+)]
+
 pub mod agent;
 pub mod body;
 pub mod broker;

@@ -21,6 +21,8 @@ const IDLE: Duration = Duration::from_millis(500);
 const BATCH: i64 = 64;
 /// Operations advanced at once by one controller.
 const CONCURRENT: usize = 8;
+/// Milliseconds until a step that failed is tried again.
+const POSTPONED_MS: i64 = 5_000;
 /// Steps that one operation may take in one go; a bound on what a faulty step could do.
 const STEPS_AT_ONCE: usize = 32;
 
@@ -67,7 +69,9 @@ pub async fn run(engine: Engine, stop: tokio_util::sync::CancellationToken) {
     }
 }
 
-async fn due(engine: &Engine) -> Result<Vec<(OperationId, String)>, StoreError> {
+/// What is to be driven now. Besides timers, nothing wakes later than by [`POSTPONED_MS`]: what does
+/// was written down before the clock was set back.
+pub(crate) async fn due(engine: &Engine) -> Result<Vec<(OperationId, String)>, StoreError> {
     let now = engine.app.clock.now_millis();
     let ours = Operation::is_ours(&*engine.kinds);
     let store = &engine.app.store;
@@ -75,9 +79,12 @@ async fn due(engine: &Engine) -> Result<Vec<(OperationId, String)>, StoreError> 
         .tx(|tx| {
             let sql = format!(
                 "SELECT id, request_id FROM operations WHERE {ours} \
-                 AND wake_at <= $1 ORDER BY wake_at LIMIT $2"
+                 AND (wake_at <= $1 OR (wake_at > $3 AND NOT EXISTS (SELECT 1 FROM timers t \
+                 WHERE t.operation_id = operations.id AND t.due_at = operations.wake_at))) \
+                 ORDER BY wake_at LIMIT $2"
             );
-            Box::pin(async move { tx.query(&sql, params![now, BATCH]).await })
+            let latest = now + 2 * POSTPONED_MS;
+            Box::pin(async move { tx.query(&sql, params![now, BATCH, latest]).await })
         })
         .await
 }
@@ -117,7 +124,7 @@ async fn drive(engine: &Engine, id: OperationId) {
 /// A step that the database or a malformed row refused is tried again after a while; the
 /// reconciler reports those that stay so.
 async fn postpone(app: &AppState, id: OperationId) {
-    let at = app.clock.now_millis() + 5_000;
+    let at = app.clock.now_millis() + POSTPONED_MS;
     let done: Result<u64, StoreError> = app
         .store
         .tx(|tx| {

@@ -20,6 +20,11 @@
 //! [`children`] (what an operation has besides), [`reconcile`] (what lost its wake-up, and what is
 //! silent).
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, reason = "tests wait for real things")
+)]
+
 pub mod answer;
 pub mod apply;
 pub mod children;

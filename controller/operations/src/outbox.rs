@@ -31,13 +31,16 @@ const BATCH: i64 = 64;
 const CONCURRENT: usize = 16;
 /// Milliseconds until a command is sent again: doubling from the first to the second.
 const RESEND_MS: (i64, i64) = (5_000, 60_000);
+/// Milliseconds that no command waits for its next sending: the longest back-off, and its spread. One
+/// that is to be sent later was written down before the clock was set back.
+const LONGEST_MS: i64 = 75_000;
 /// Milliseconds until a publish in doubt is tried again.
 const DOUBT_MS: i64 = 1_000;
 
 row! {
     /// A command that is due.
     #[derive(Clone, Debug)]
-    struct Due {
+    pub(crate) struct Due {
         message_id: MessageId,
         operation_id: OperationId,
         host_id: HostId,
@@ -194,7 +197,7 @@ pub async fn run(engine: Engine, stop: CancellationToken) {
 }
 
 /// Takes what is due: from now on it is due again after its back-off, sent or not.
-async fn take_due(app: &AppState) -> Result<Vec<Due>, StoreError> {
+pub(crate) async fn take_due(app: &AppState) -> Result<Vec<Due>, StoreError> {
     let env = app.env();
     app.store
         .tx(|tx| {
@@ -206,8 +209,9 @@ async fn take_due(app: &AppState) -> Result<Vec<Due>, StoreError> {
                         "SELECT b.message_id, b.operation_id, b.host_id, b.envelope, b.sends, \
                          b.next_send_at, o.request_id FROM outbox b \
                          JOIN operations o ON o.id = b.operation_id \
-                         WHERE b.next_send_at <= $1 ORDER BY b.next_send_at LIMIT $2",
-                        params![now, BATCH],
+                         WHERE b.next_send_at <= $1 OR b.next_send_at > $3 \
+                         ORDER BY b.next_send_at LIMIT $2",
+                        params![now, BATCH, now + LONGEST_MS],
                     )
                     .await?;
                 let mut due = Vec::new();

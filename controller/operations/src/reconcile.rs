@@ -41,7 +41,7 @@ pub async fn reconcile(engine: &Engine, interval: Duration) -> Result<u64, Store
 async fn wake(tx: &mut Tx, kinds: &dyn Kinds, now: i64) -> Result<u64, StoreError> {
     let sql = format!(
         "UPDATE operations SET wake_at = $1 WHERE {} AND wake_at IS NULL \
-         AND updated_at < $2 AND NOT EXISTS (SELECT 1 FROM outbox b WHERE b.operation_id = operations.id \
+         AND (updated_at < $2 OR updated_at > $1) AND NOT EXISTS (SELECT 1 FROM outbox b WHERE b.operation_id = operations.id \
          AND b.step = operations.step AND b.attempt = operations.attempt AND b.result IS NULL) \
          AND NOT EXISTS (SELECT 1 FROM children c JOIN operations o ON o.id = c.operation_id \
          WHERE c.parent_id = operations.id AND o.finished_at IS NULL)",

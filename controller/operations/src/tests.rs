@@ -349,6 +349,30 @@ async fn commands_carry_their_subject_their_lineage_and_the_next_number_of_their
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_holds_up_neither_commands_nor_steps() {
+    let engine = engine().await;
+    let id = begun(&engine, "asking", 1).await;
+    assert_eq!(driver::due(&engine).await.unwrap().len(), 1);
+    in_tx!(engine, |tx| [] {
+        // By a clock that was a year ahead, which is right again.
+        let year = 365 * 86_400_000i64;
+        tx.execute("UPDATE operations SET wake_at = wake_at + $1", params![year]).await
+    });
+    assert_eq!(driver::due(&engine).await.unwrap().len(), 1);
+    round(&engine, id).await;
+    round(&engine, id).await;
+    let sent = async |engine: &Engine| outbox::take_due(&engine.app).await.unwrap().len();
+    assert_eq!(sent(&engine).await, 1);
+    assert_eq!(sent(&engine).await, 0, "it waits for its answer");
+    in_tx!(engine, |tx| [] {
+        let year = 365 * 86_400_000i64;
+        tx.execute("UPDATE outbox SET next_send_at = next_send_at + $1", params![year]).await
+    });
+    assert_eq!(sent(&engine).await, 1);
+    assert_eq!(sent(&engine).await, 0);
+}
+
+#[tokio::test]
 async fn a_hosts_watermark_lies_below_every_command_that_has_not_ended() {
     let engine = engine().await;
     let numbers = async |engine: &Engine, host: HostId| {

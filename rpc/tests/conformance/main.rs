@@ -5,7 +5,7 @@
 //! dies, in the words of RabbitMQ's own Jepsen suite. Below, each property runs in process, with
 //! a broker of its own; and all of them on one real RabbitMQ, a namespace each.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
 mod accounts;
 mod checker;
