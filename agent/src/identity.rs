@@ -8,6 +8,9 @@ use berth_rpc_types::link::CertificateRequest;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+/// What a TLS client shows: a certificate chain, and the key of its first.
+pub(crate) type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 /// A host's key pair (P-256).
 pub struct HostKey(KeyPair);
 
@@ -45,10 +48,7 @@ impl HostKey {
     }
 
     /// What a TLS client shows: the certificate, and this key.
-    pub(crate) fn shown(
-        &self,
-        certificate: &str,
-    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), LinkError> {
+    pub(crate) fn shown(&self, certificate: &str) -> Result<Shown, LinkError> {
         let chain =
             rustls_pemfile::certs(&mut certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
         let key = PrivateKeyDer::try_from(self.0.serialize_der());

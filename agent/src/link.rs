@@ -7,7 +7,7 @@
 //!
 //! Nothing here retries: the callers know what is worth how much patience.
 
-use crate::identity::HostKey;
+use crate::identity::{HostKey, Shown};
 use berth_rpc::clock::Clock;
 use berth_rpc_types::link::{
     BrokerReply, BrokerRequest, CertificateReply, JoinReply, JoinRequest, NetworkDocument,
@@ -293,11 +293,6 @@ fn skipping(bytes: ByteStream, skip: u64) -> ByteStream {
         })
         .boxed()
 }
-
-type Shown = (
-    Vec<rustls::pki_types::CertificateDer<'static>>,
-    rustls::pki_types::PrivateKeyDer<'static>,
-);
 
 fn client(url: &str, ca_pem: &[u8], shown: Option<Shown>) -> Result<reqwest::Client, LinkError> {
     let wrong = |message: String| LinkError::Configuration(message);

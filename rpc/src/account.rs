@@ -3,7 +3,7 @@
 //! Controllers log in with what their URL says, and may do all. A host has an account of its own,
 //! if the controllers hand one out: a short-lived token of theirs (RFC 7519) that RabbitMQ's
 //! `rabbitmq_auth_backend_oauth2` checks by their public key alone. With it a host reads its own two
-//! queues and writes to one exchange, and that is all ([`reach`]): it declares nothing, sees no
+//! queues and writes to one exchange, and that is all ([`Reach`]): it declares nothing, sees no
 //! other host's commands, and puts nothing into any queue but the controllers'.
 //!
 //! Every message carries its sender's name as the AMQP property `user-id`, which the broker compares
@@ -76,20 +76,38 @@ impl Sender {
     }
 }
 
-/// What a host's account may do at the brokers of these URLs, each as `permission:vhost/name` in the
-/// words of RabbitMQ's OAuth 2 plugin, where names are percent-encoded.
-///
-/// # Errors
-/// [`RpcError::Configuration`] if the URLs are not understood.
-pub fn reach(urls: &[String], host: HostId) -> Result<Vec<String>, RpcError> {
-    let (vhost, namespace) = amqp::vhost_and_namespace(urls)?;
-    let vhost = encoded(&vhost);
-    let queue = |address| amqp::queue_name(&namespace, address);
-    Ok(vec![
-        format!("read:{vhost}/{}", queue(Address::Agent(host))),
-        format!("read:{vhost}/{}", queue(Address::AgentReads(host))),
-        format!("write:{vhost}/{}", amqp::results_exchange(&namespace)),
-    ])
+/// What hosts' accounts may do at a cloud's brokers. The URLs, and the files that they name, are read
+/// once.
+pub struct Reach {
+    /// Percent-encoded.
+    vhost: String,
+    namespace: String,
+}
+
+impl Reach {
+    /// At the brokers of these URLs.
+    ///
+    /// # Errors
+    /// [`RpcError::Configuration`] if the URLs are not understood.
+    pub fn at(urls: &[String]) -> Result<Self, RpcError> {
+        let (vhost, namespace) = amqp::vhost_and_namespace(urls)?;
+        Ok(Self {
+            vhost: encoded(&vhost),
+            namespace,
+        })
+    }
+
+    /// What one host's account may do, each as `permission:vhost/name` in the words of RabbitMQ's
+    /// OAuth 2 plugin, where names are percent-encoded.
+    pub fn of(&self, host: HostId) -> [String; 3] {
+        let Self { vhost, namespace } = self;
+        let queue = |address| amqp::queue_name(namespace, address);
+        [
+            format!("read:{vhost}/{}", queue(Address::Agent(host))),
+            format!("read:{vhost}/{}", queue(Address::AgentReads(host))),
+            format!("write:{vhost}/{}", amqp::results_exchange(namespace)),
+        ]
+    }
 }
 
 /// Percent-encoded, but for what never stands for anything else (RFC 3986, 2.3).
@@ -129,7 +147,7 @@ mod tests {
     #[test]
     fn a_host_reaches_two_queues_and_an_exchange() {
         let urls = ["amqp://u:s@one/a%2fb*?namespace=c1".to_owned()];
-        let reach = reach(&urls, HOST).unwrap();
+        let reach = Reach::at(&urls).unwrap().of(HOST);
         assert_eq!(
             reach,
             [

@@ -217,13 +217,12 @@ impl Engine {
             Some(_) => return Ok(Ok(())),
             None => {}
         }
-        if !self.epoch_is(envelope.host_epoch).await {
-            let current = self.journal.host().epoch;
-            return Ok(Err(Outcome::StaleEpoch { current }));
-        }
-        // It has ended, and what became of it is forgotten: whoever asks again orders anew.
-        if self.journal.host().is_behind(envelope.host_number) {
-            let current = self.journal.host().epoch;
+        let is_of_now = self.epoch_is(envelope.host_epoch).await;
+        let host = self.journal.host();
+        // One behind the watermark has ended, and what became of it is forgotten: whoever asks again
+        // orders anew, as in a new epoch.
+        if !is_of_now || host.is_behind(envelope.host_number) {
+            let current = host.epoch;
             return Ok(Err(Outcome::StaleEpoch { current }));
         }
         let left = |undone: bool, message: String, detail: &str| {

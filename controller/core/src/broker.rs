@@ -1,13 +1,13 @@
 //! Hosts' accounts at the broker: tokens that controllers sign and RabbitMQ checks.
 //!
 //! Nothing of an account is kept, here or there: a token says whose it is, what it reaches
-//! ([`berth_rpc::account::reach`]) and until when. The broker has the public key
+//! ([`Reach`]) and until when. The broker has the public key
 //! (`rabbitmq_auth_backend_oauth2`; docs/operating.md), so that it needs no controller to let a host
 //! in. A host that has been removed, or that has joined anew with another secret, gets no further
 //! token.
 
 use berth_rpc::RpcError;
-use berth_rpc::account::reach;
+use berth_rpc::account::Reach;
 use berth_rpc_types::HostId;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
@@ -47,7 +47,7 @@ pub enum BrokerKeyError {
 /// Signs hosts' tokens.
 pub struct BrokerAccounts {
     key: EncodingKey,
-    urls: Vec<String>,
+    reach: Reach,
     /// How long a token is good for, in seconds.
     pub lifetime_s: u32,
 }
@@ -78,11 +78,10 @@ impl BrokerAccounts {
         };
         let accounts = Self {
             key,
-            urls: urls.to_vec(),
+            reach: Reach::at(urls)?,
             lifetime_s,
         };
-        // Both must work now, rather than when the first host asks.
-        reach(urls, HostId::from_u128(0))?;
+        // It must sign now, rather than when the first host asks.
         match accounts.signed(HostId::from_u128(0), 0) {
             Ok(_) => Ok(accounts),
             Err(source) => Err(BrokerKeyError::Key { path, source }),
@@ -97,7 +96,7 @@ impl BrokerAccounts {
     }
 
     fn signed(&self, host: HostId, exp: i64) -> Result<String, jsonwebtoken::errors::Error> {
-        let reach = reach(&self.urls, host).unwrap_or_default();
+        let reach = self.reach.of(host);
         let claims = Claims {
             iss: RESOURCE,
             aud: RESOURCE,
