@@ -127,6 +127,12 @@ pub trait Driver: Send + Sync {
     /// `kvm` or `simulated`.
     fn kind(&self) -> &'static str;
 
+    /// The kernel's boot id: another one after each boot of the host.
+    ///
+    /// # Errors
+    /// [`DriverError::Failed`]
+    fn boot_id(&self) -> Result<String, DriverError>;
+
     /// What the host has now.
     fn capacity(&self) -> BoxFuture<'_, Result<Capacity, DriverError>>;
 

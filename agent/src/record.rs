@@ -3,11 +3,12 @@
 //! All changes of a record are functions here, free of I/O, so that the rules of PROTOCOL.md
 //! that concern it (sequences, tombstones, observation numbers) are decided in one place.
 
-use berth_rpc_types::link::HostNumbers;
+use berth_rpc_types::link::{AgentStart, HostNumbers};
 use berth_rpc_types::{
     Command, CommandResult, Envelope, MessageId, Observation, Seen, VmmId, VmmSpec, VmmState,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Answered entries that are kept, so that a repeated message gets its own answer again.
 const ANSWERED_KEPT: usize = 4;
@@ -26,6 +27,12 @@ pub struct HostRecord {
     /// The highest counter seen of it.
     #[serde(default)]
     pub lineage_counter: u64,
+    /// The last start of this agent that a controller has noted (rule 4).
+    #[serde(default)]
+    pub noted_start: Option<Uuid>,
+    /// A later start, which is told until a controller has noted it.
+    #[serde(default)]
+    pub start: Option<Uuid>,
     /// Every command up to this number has ended (rule 3).
     #[serde(default)]
     pub watermark: u64,
@@ -35,6 +42,23 @@ pub struct HostRecord {
 }
 
 impl HostRecord {
+    /// The agent starts. A start that was drawn before, and of which it is not known whether a controller
+    /// has noted it, is told on: to draw another one would make this journal look like one that was
+    /// restored.
+    pub fn begin(&mut self, drawn: Uuid) {
+        self.start.get_or_insert(drawn);
+    }
+
+    /// What is told of this start, in a host that booted as `boot_id`.
+    pub fn told(&self, boot_id: &str) -> Option<AgentStart> {
+        let id = self.start.or(self.noted_start)?;
+        Some(AgentStart {
+            id,
+            previous: self.noted_start,
+            boot_id: boot_id.to_owned(),
+        })
+    }
+
     /// Whether a command that is not known here is refused: it has ended, and what is known of it is
     /// forgotten. Nothing is said of one without a number.
     pub fn is_behind(&self, host_number: Option<u64>) -> bool {
@@ -106,6 +130,15 @@ impl Entry {
     /// (sequence, attempt): a later one has the say.
     fn order(&self) -> (u64, u32) {
         (self.envelope.sequence, self.envelope.attempt)
+    }
+
+    /// Whether its host's epoch took away what it orders: it is of an older one, the right to run that
+    /// goes with it may have been given to another guest since, and it has not been carried out. It is
+    /// ordered anew by whoever still wants it (rule 4). What is being undone gives nobody a right.
+    pub fn is_over_in(&self, epoch: u64) -> bool {
+        let envelope = &self.envelope;
+        let is_wanted = matches!(self.phase, Phase::Accepted | Phase::Running(_));
+        is_wanted && envelope.host_epoch < epoch && Command::gives_a_right(&envelope.method)
     }
 
     fn is_delete(&self) -> bool {

@@ -29,6 +29,8 @@ pub(crate) struct Reporter {
     pub address: String,
     pub interval: Duration,
     pub accept_lineage: Option<String>,
+    /// The kernel's boot id.
+    pub boot_id: String,
     /// Revision of the network document that was last applied.
     pub applied_networks: AtomicU64,
     /// That document: applied again at each interval, since what it describes may have died.
@@ -115,6 +117,7 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").into(),
             starting,
             knows_accounts: true,
+            start: host.told(&self.boot_id),
             epoch: host.epoch,
             lineage: host.lineage.clone(),
             lineage_counter: host.lineage_counter,
@@ -148,6 +151,8 @@ impl Reporter {
             epoch: reply.epoch,
             lineage: Some(reply.lineage.clone()),
             lineage_counter: reply.lineage_counter,
+            noted_start: host.start.or(host.noted_start),
+            start: None,
             ..host.clone()
         };
         let same_lineage = host.lineage == learnt.lineage;
@@ -156,6 +161,7 @@ impl Reporter {
         engine.journal.update_host(|host| *host = learnt).await?;
         kill_point!("agent.epoch.stored");
         engine.epoch.send_replace(reply.epoch);
+        engine.end_old_orders();
         engine.gate.open(Holder::Lineage);
         for (vmm_id, number) in &reply.acknowledged {
             if engine

@@ -11,15 +11,17 @@ use crate::journal::{Journal, JournalError};
 use crate::link::Controller;
 use crate::options::Options;
 use crate::reads;
+use crate::record::HostRecord;
 use crate::report::{Reporter, lose_all};
 use crate::state_dir::{StateDir, StateDirError};
 use berth_rpc::clock::{Clock, Rng};
-use berth_rpc::{Address, ConsumeOptions, RpcError, Transport};
+use berth_rpc::{Address, ConsumeOptions, RpcError, Transport, kill_point};
 use berth_rpc_types::HostId;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Messages held unacknowledged while they are being journalled.
 const PREFETCH: u16 = 32;
@@ -101,6 +103,10 @@ impl Service {
         parts: Parts,
     ) -> Result<(Self, Handle), AgentError> {
         let journal = Journal::open(state_dir.path())?;
+        let boot_id = parts
+            .driver
+            .boot_id()
+            .map_err(|error| AgentError::Adopt(error.to_string()))?;
         let engine = Engine::new(
             engine::Parts {
                 host_id: state_dir.host_id(),
@@ -121,6 +127,7 @@ impl Service {
             address: options.address.clone(),
             interval: options.report_interval(),
             accept_lineage: options.accept_lineage.clone(),
+            boot_id,
             applied_networks: AtomicU64::new(u64::MAX),
             networks: std::sync::Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::default(),
@@ -160,6 +167,10 @@ impl Service {
         engine.driver.adopt().await.map_err(|e| adopt(&e))?;
         engine.quarantine_unknown().await.map_err(|e| adopt(&e))?;
         engine.look_at_all(Restart::NotYet).await;
+        let drawn = Uuid::from_u128(engine.rng.bits());
+        let begin = |host: &mut HostRecord| host.begin(drawn);
+        engine.journal.update_host(begin).await?;
+        kill_point!("agent.start.drawn");
         // Epoch and lost list; what is lost goes.
         let reply = self.reporter.first().await?;
         lose_all(engine, &reply.lost).await;

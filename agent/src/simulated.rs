@@ -5,7 +5,8 @@
 //! on KVM do. With a folder it outlives the process too. Tests make it slow, make its steps
 //! fail, and make its guests power off, reset and crash; it counts each effect, so that a test
 //! can tell that something happened once. A test outside the process puts a file `fail-STEP` into
-//! the folder: the next step of that name fails with what it says, and takes it away.
+//! the folder: the next step of that name fails with what it says, and takes it away; a file `boot-id`
+//! says what boot the machine is in.
 
 use crate::driver::{Driver, DriverError, Exit, Job, Observed, Step};
 use crate::hints::Hints;
@@ -20,6 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// The file that says what boot the machine is in.
+const BOOT_ID: &str = "boot-id";
 
 /// A machine. Cheap to clone; clones are the same machine.
 #[derive(Clone)]
@@ -42,6 +46,8 @@ struct State {
     step_delay: Duration,
     /// Steps of these names stand still until cancelled or released.
     held: BTreeSet<String>,
+    /// How often it was off.
+    power_cycles: u64,
 }
 
 /// What the machine has of one VMM.
@@ -163,6 +169,18 @@ impl SimulatedHost {
             };
         });
         self.0.hints.give(vmm_id);
+    }
+
+    /// The machine was off: what ran on it has ended, and it booted again. Its agent is to be stopped.
+    pub fn power_cycle(&self) {
+        self.state().power_cycles += 1;
+        for vmm_id in self.guests().into_keys() {
+            self.change(vmm_id, |guest| {
+                if matches!(guest.process, Process::Running | Process::Paused) {
+                    guest.process = Process::Crashed("its host was off".into());
+                }
+            });
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -408,6 +426,14 @@ impl Step for SimulatedStep {
 impl Driver for SimulatedHost {
     fn kind(&self) -> &'static str {
         "simulated"
+    }
+
+    fn boot_id(&self) -> Result<String, DriverError> {
+        let told = self.0.folder.as_ref().map(|folder| folder.join(BOOT_ID));
+        match told.and_then(|path| std::fs::read_to_string(path).ok()) {
+            Some(boot_id) => Ok(boot_id.trim().to_owned()),
+            None => Ok(format!("boot {}", self.state().power_cycles)),
+        }
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<Capacity, DriverError>> {

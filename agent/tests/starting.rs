@@ -3,10 +3,10 @@
 
 mod kit;
 
-use berth_agent::Exit;
+use berth_agent::{Exit, simulated::Guest};
 use berth_rpc_types::link::HostNumbers;
-use berth_rpc_types::{Command, MessageId, Outcome, VmmId, VmmState};
-use kit::{Rig, build, vmm};
+use berth_rpc_types::{Command, Envelope, MessageId, Outcome, VmmId, VmmState};
+use kit::{Rig, build, start, vmm};
 use std::time::Duration;
 
 #[tokio::test]
@@ -220,4 +220,87 @@ async fn attempts_are_counted_where_the_work_is() {
     };
     assert!(message.contains("3 attempts"), "{message}");
     assert!(rig.machine.guests().is_empty());
+}
+
+/// A build that stands still at its disks.
+async fn held_build(rig: &mut Rig) -> Envelope {
+    rig.machine.hold("make_disks");
+    let build = rig.envelope(vmm(1), 1, &build());
+    rig.send(&build).await;
+    let stands = |guest: Guest| guest.made.contains("fetch_images");
+    rig.until(|| rig.machine.guest(vmm(1)).filter(|g| stands(g.clone())))
+        .await;
+    build
+}
+
+#[tokio::test]
+async fn what_was_accepted_in_an_older_epoch_is_not_carried_out_and_can_be_ordered_anew() {
+    let mut rig = Rig::new().await;
+    let old = held_build(&mut rig).await;
+    let behind = rig.envelope(vmm(1), 2, &start());
+    let stop = rig.envelope(vmm(1), 3, &Command::Stop { grace_s: 0 });
+    rig.send(&behind).await;
+    rig.send(&stop).await;
+    rig.controller.0.lock().unwrap().epoch = 2;
+    let stale = Outcome::StaleEpoch { current: 2 };
+    assert_eq!(rig.answer_to(&old).await, stale);
+    assert_eq!(rig.answer_to(&behind).await, stale);
+    // It lets nothing run.
+    let stopped = rig.answer_to(&stop).await;
+    assert!(stopped.is_done_in(VmmState::Stopped), "{stopped:?}");
+    rig.machine.release("make_disks");
+    let built = rig.order(vmm(1), 4, &build()).await;
+    assert!(built.is_done_in(VmmState::Running), "{built:?}");
+    let guest = rig.machine.guest(vmm(1)).unwrap();
+    assert_eq!((guest.boots, guest.effects["fetch_images"]), (1, 1));
+}
+
+#[tokio::test]
+async fn a_host_that_was_off_says_so_and_carries_nothing_out_that_was_ordered_before() {
+    let mut rig = Rig::new().await;
+    let old = held_build(&mut rig).await;
+    rig.stop_agent().await;
+    rig.machine.power_cycle();
+    rig.controller.0.lock().unwrap().epoch = 2;
+    rig.machine.release("make_disks");
+    rig.start_agent();
+    let stale = Outcome::StaleEpoch { current: 2 };
+    assert_eq!(rig.answer_to(&old).await, stale);
+    assert_eq!(rig.machine.guest(vmm(1)).unwrap().boots, 0);
+    let double = rig.controller.0.lock().unwrap();
+    let starts: Vec<_> = double.syncs.iter().filter(|sync| sync.starting).collect();
+    let told = |n: usize| starts[n].start.clone().unwrap();
+    let (before, after) = (told(0), told(starts.len() - 1));
+    assert_ne!(before.boot_id, after.boot_id);
+    assert_ne!(before.id, after.id);
+    assert_eq!(after.previous, Some(before.id));
+}
+
+#[tokio::test]
+async fn a_start_that_no_controller_has_noted_is_told_again_after_a_restart() {
+    let mut rig = Rig::new().await;
+    let told = |rig: &Rig| {
+        let double = rig.controller.0.lock().unwrap();
+        double
+            .syncs
+            .last()
+            .and_then(|sync| sync.start.clone())
+            .unwrap()
+    };
+    let first = told(&rig);
+    rig.stop_agent().await;
+    // The reports come; the answers do not.
+    rig.controller.0.lock().unwrap().mute = true;
+    let syncs = |rig: &Rig| rig.controller.0.lock().unwrap().syncs.len();
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let before = syncs(&rig);
+        rig.start_agent();
+        rig.until(|| (syncs(&rig) > before).then_some(())).await;
+        seen.push(told(&rig));
+        rig.stop_agent().await;
+    }
+    assert_ne!(seen[0].id, first.id);
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(seen[0].previous, Some(first.id));
 }

@@ -277,6 +277,7 @@ async fn forge(cloud: &Cloud, command: &Envelope) {
         address: String::new(),
         version: String::new(),
         starting: false,
+        start: None,
         knows_accounts: true,
         epoch: 0,
         lineage: None,

@@ -41,6 +41,9 @@ impl Engine {
         {
             return self.conclude(&entry, Outcome::Superseded { by }).await;
         }
+        if entry.is_over_in(self.journal.host().epoch) {
+            return self.give_up(&entry).await;
+        }
         let command = match Command::parse(envelope) {
             Ok(command) => command,
             // Accepted by another version of the agent, whose journal this was, and never begun:
@@ -302,8 +305,8 @@ impl Engine {
         .await
     }
 
-    /// Pre-empted by a delete, or the VMM was lost. What is half done is removed by whoever
-    /// gave the order.
+    /// Pre-empted by a delete, or the VMM was lost, or the order is of an older epoch. What is half done
+    /// is removed by whoever gave the order, or taken up again by the next one.
     async fn give_up(self: &Arc<Self>, entry: &Entry) -> Result<(), JournalError> {
         let sequence = entry.envelope.sequence;
         let record = self.journal.vmm(entry.envelope.vmm_id);

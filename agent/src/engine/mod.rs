@@ -300,6 +300,26 @@ impl Engine {
         *self.epoch.borrow() == wanted
     }
 
+    /// Ends what a new epoch has taken away, where a worker is at it; what waits is ended when its turn
+    /// comes. Called after the epoch is durable, so that no worker begins it meanwhile.
+    pub fn end_old_orders(&self) {
+        let epoch = self.journal.host().epoch;
+        for record in self.journal.vmms() {
+            let Some(entry) = record.next_open().filter(|e| e.is_over_in(epoch)) else {
+                continue;
+            };
+            if let Some((sequence, cancelled)) = self
+                .slots()
+                .get(&record.vmm_id)
+                .and_then(|slot| slot.under_way.as_ref())
+                && *sequence == entry.envelope.sequence
+            {
+                tracing::warn!(vmm_id = %record.vmm_id, sequence, epoch, "an order of an older epoch ends");
+                cancelled.cancel();
+            }
+        }
+    }
+
     fn pre_empt(&self, vmm_id: VmmId, sequence: u64, command: &Command) {
         if *command != Command::Delete {
             return;

@@ -45,6 +45,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Drawn by the kernel at each boot (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Runs guests on this host's KVM.
 pub struct KvmDriver(Arc<Host>);
 
@@ -131,6 +134,12 @@ fn broken(what: &str, error: &io::Error) -> DriverError {
 impl Driver for KvmDriver {
     fn kind(&self) -> &'static str {
         "kvm"
+    }
+
+    fn boot_id(&self) -> Result<String, DriverError> {
+        let read = fs::read_to_string(BOOT_ID);
+        let boot_id = read.map_err(|error| broken("the boot id cannot be read", &error))?;
+        Ok(boot_id.trim().to_owned())
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<Capacity, DriverError>> {

@@ -15,6 +15,7 @@ use berth_rpc_types::{
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub struct Double {
     pub counter: u64,
     pub refused: Option<String>,
     pub unreachable: bool,
+    /// It is told, and its answers are lost.
+    pub mute: bool,
     pub acknowledges: bool,
     pub syncs: Vec<SyncRequest>,
     pub seen: BTreeMap<VmmId, Observation>,
@@ -50,6 +53,7 @@ impl DoubleController {
             counter: 1,
             refused: None,
             unreachable: false,
+            mute: false,
             acknowledges: true,
             syncs: Vec::new(),
             seen: BTreeMap::new(),
@@ -80,6 +84,13 @@ impl Controller for DoubleController {
             }
         }
         double.syncs.push(request);
+        if double.mute {
+            let error = LinkError::Unreachable {
+                url: "double".into(),
+                reason: "the answer is lost".into(),
+            };
+            return Box::pin(async { Err(error) });
+        }
         double.counter += 1;
         let reply = SyncReply {
             epoch: double.epoch,
@@ -187,7 +198,9 @@ pub fn service(
     transport: Arc<dyn Transport>,
     controller: &DoubleController,
 ) -> (Service, Handle) {
-    let rng = Arc::new(SeededRng::new(7));
+    // Another one at each start.
+    static STARTS: AtomicU64 = AtomicU64::new(0);
+    let rng = Arc::new(SeededRng::new(STARTS.fetch_add(1, Ordering::Relaxed)));
     let state_dir = StateDir::open(&options.state_dir, &*rng).unwrap();
     let parts = Parts {
         driver: machine.driver(),

@@ -128,7 +128,7 @@ async fn enrol(
     {
         let why = format!(
             "hostname {hostname} is host {other}'s; give this one another hostname, or keep that \
-             host's state directory"
+             host's state directory, or remove that host (openstack compute service delete)"
         );
         return Err(AgentError::Refused(StatusCode::CONFLICT, why));
     }
@@ -153,12 +153,15 @@ async fn enrol(
     }
     let capacity = serde_json::to_value(Capacity::default()).unwrap_or_default();
     // It counts as down, and has nothing, until its first report. Two that join at once may
-    // draw the same service id: the unique index makes one of them try again.
+    // draw the same service id: the unique index makes one of them try again. One that was removed
+    // has been in an epoch.
     tx.execute(
         "INSERT INTO hosts (id, service_id, hostname, address, secret_hash, epoch, availability_zone, \
          enabled, forced_down, last_seen_at, agent_version, capacity, generation, network_revision, \
-         created_at, updated_at) SELECT $1, COALESCE(MAX(service_id), 0) + 1, $2, '', $3, 1, 'nova', \
-         1, 0, 0, '', $4, 1, 1, $5, $5 FROM hosts",
+         created_at, updated_at) SELECT $1, COALESCE(MAX(service_id), 0) + 1, $2, '', $3, \
+         COALESCE((SELECT epoch + 1 FROM retired_hosts WHERE host_id = $1), 1), 'nova', \
+         1, 0, 0, '', $4, 1, 1, $5, $5 FROM \
+         (SELECT service_id FROM hosts UNION ALL SELECT service_id FROM retired_hosts) AS drawn",
         params![*host_id, hostname, &hash, capacity, now],
     )
     .await?;
@@ -304,6 +307,30 @@ mod tests {
         assert_eq!(asks(&app, &own, HOST, "a", None).await, 200);
         assert_eq!(asks(&app, &own, HOST, "a", None).await, 200);
         assert_eq!(asks(&app, "preset", HOST, "a", None).await, 409);
+    }
+
+    #[tokio::test]
+    async fn the_name_of_a_host_that_was_removed_is_free_and_its_epoch_is_not_forgotten() {
+        let app = app().await;
+        let row = async |id: HostId| {
+            let sql = "SELECT epoch, service_id FROM hosts WHERE id = $1";
+            let read = app.store.tx::<_, StoreError, _>(|tx| {
+                Box::pin(async move { tx.query_opt::<(u64, i64)>(sql, params![id]).await })
+            });
+            read.await.unwrap()
+        };
+        let other = HostId::from_u128(2);
+        assert_eq!(asks(&app, "preset", HOST, "a", secret('1')).await, 200);
+        assert_eq!(asks(&app, "preset", other, "a", secret('2')).await, 409);
+        let removed = app.store.tx::<_, crate::removal::RemovalError, _>(|tx| {
+            Box::pin(crate::removal::remove(tx, 1, HOST))
+        });
+        removed.await.unwrap();
+        assert_eq!(asks(&app, "preset", other, "a", secret('2')).await, 200);
+        assert_eq!(row(other).await, Some((1, 2)));
+        // It comes back: as another one, in a higher epoch, and with no claim to its secret.
+        assert_eq!(asks(&app, "preset", HOST, "b", secret('3')).await, 200);
+        assert_eq!(row(HOST).await, Some((2, 3)));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 //! - [`sync`]: epoch, lost guests, what was seen, and what is acknowledged; [`observer`]: who is
 //!   told what was seen.
 //! - [`fences`]: an administrator's word that a host is off, and what follows from it.
+//! - [`epoch`]: what raises a host's epoch but for a fence; [`removal`]: a host that has nothing goes.
 //! - [`lineage`]: which database this is, and how old.
 //! - [`reconcile`]: what is kept true of them.
 
@@ -19,11 +20,13 @@
 pub mod auth;
 pub mod broker;
 pub mod certificate;
+pub mod epoch;
 pub mod fences;
 pub mod join;
 pub mod lineage;
 pub mod observer;
 pub mod reconcile;
+pub mod removal;
 pub mod sync;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 //! guest that nobody knows is noted, and never touched (rule 5). A database older than what the
 //! agent has seen says so of itself (`refused`), and folds nothing in.
 
-use crate::{Agents, Caller, Observer, broker, lineage};
+use crate::{Agents, Caller, Observer, broker, epoch, lineage};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -100,6 +100,11 @@ pub async fn fold(
         return Ok(reply);
     }
     seen(tx, env.now(), request, &known).await?;
+    if let Some(start) = &request.start
+        && epoch::note(tx, host_id, start).await?
+    {
+        reply.epoch += 1;
+    }
     if request.starting && !request.knows_accounts {
         broker::has_none(tx, host_id).await?;
     }
@@ -198,10 +203,37 @@ async fn observed(
         )
         .await?;
     }
+    if deleted_at.is_some() && seen.state != VmmState::Deleted {
+        lose_again(tx, env.now(), host_id, seen).await?;
+    }
     if deleted_at.is_some() || seen.observation <= known {
         return Ok(true);
     }
     observer.observed(tx, env, instance_id, seen).await
+}
+
+/// A guest that was deleted is there again: its host's disk was restored. Its row is its tombstone, which
+/// the host is told until it has removed it. A report that was on its way when the guest was deleted
+/// comes here, too, and costs its host one more look.
+async fn lose_again(
+    tx: &mut Tx,
+    now: i64,
+    host_id: HostId,
+    seen: &Observation,
+) -> Result<(), StoreError> {
+    let told = tx
+        .execute(
+            "UPDATE vmms SET lost_at = COALESCE(lost_at, $1), removed_at = NULL, \
+             lost_epoch = COALESCE(lost_epoch, (SELECT epoch FROM hosts WHERE id = $2)) \
+             WHERE id = $3 AND (lost_at IS NULL OR removed_at IS NOT NULL)",
+            params![now, host_id, seen.vmm_id],
+        )
+        .await?;
+    if told > 0 {
+        tracing::warn!(%host_id, vmm_id = %seen.vmm_id, state = %seen.state,
+            "a guest that was deleted is there; its host is told to remove it");
+    }
+    Ok(())
 }
 
 async fn stray(

@@ -6,10 +6,11 @@ use crate::{Observer, lineage, sync};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{AppState, Env, params};
 use berth_controller_identity::testing;
-use berth_rpc_types::link::{SyncReply, SyncRequest};
+use berth_rpc_types::link::{AgentStart, SyncReply, SyncRequest};
 use berth_rpc_types::{Capacity, HostId, InstanceId, Observation, VmmId, VmmState};
 use futures::future::BoxFuture;
 use std::sync::{Arc, Mutex};
+use uuid::Uuid;
 
 const HOST: HostId = HostId::from_u128(1);
 const KNOWN: VmmId = VmmId::from_u128(2);
@@ -80,6 +81,16 @@ async fn report(
     observations: Vec<Observation>,
     epoch: u64,
 ) -> SyncReply {
+    told(app, observer, observations, epoch, None).await
+}
+
+async fn told(
+    app: &AppState,
+    observer: &Arc<Noting>,
+    observations: Vec<Observation>,
+    epoch: u64,
+    start: Option<AgentStart>,
+) -> SyncReply {
     let lineage = app.store.tx(|tx| Box::pin(lineage::read(tx)));
     let (lineage, counter) = lineage.await.unwrap();
     let request = SyncRequest {
@@ -88,6 +99,7 @@ async fn report(
         address: String::new(),
         version: "1".into(),
         starting: false,
+        start,
         knows_accounts: true,
         epoch,
         lineage: Some(lineage),
@@ -148,4 +160,75 @@ async fn a_database_older_than_the_host_tells_nobody_anything() {
     assert!(reply.refused.unwrap().contains("older"));
     assert_eq!(reply.acknowledged, []);
     assert!(observer.told.lock().unwrap().is_empty());
+}
+
+fn start(id: u128, previous: Option<u128>, boot: &str) -> Option<AgentStart> {
+    Some(AgentStart {
+        id: Uuid::from_u128(id),
+        previous: previous.map(Uuid::from_u128),
+        boot_id: boot.into(),
+    })
+}
+
+#[tokio::test]
+async fn the_epoch_rises_with_another_journal_and_another_boot_and_not_with_a_restart() {
+    let (app, observer) = (cloud().await, noting(true));
+    // (start, the one that it knows of, boot, epoch in the answer)
+    for (id, previous, boot, epoch) in [
+        // The first that is told.
+        (1, None, "a", 7),
+        // Its reports, and one whose answer was lost.
+        (1, Some(1), "a", 7),
+        (1, None, "a", 7),
+        // Restarts, of one the answer was lost.
+        (2, Some(1), "a", 7),
+        (2, Some(1), "a", 7),
+        (3, Some(2), "a", 7),
+        // The host was off; once.
+        (4, Some(3), "b", 8),
+        (4, Some(3), "b", 8),
+        // Its disk was restored: it knows an older start.
+        (5, Some(2), "b", 9),
+        (5, Some(2), "b", 9),
+        (6, Some(5), "b", 9),
+        // It has a new disk.
+        (7, None, "b", 10),
+        (7, Some(7), "b", 10),
+        // And was off for that.
+        (8, None, "c", 11),
+    ] {
+        let started = start(id, previous, boot);
+        let reply = told(&app, &observer, vec![], 7, started).await;
+        assert_eq!(reply.epoch, epoch, "{id} after {previous:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_another_journal_saw_is_new_however_low_its_numbers_are() {
+    let (app, observer) = (cloud().await, noting(true));
+    told(&app, &observer, vec![], 7, start(1, None, "a")).await;
+    // With the journal that it had, this is old.
+    let crashed = vec![seen(KNOWN, 2)];
+    told(&app, &observer, crashed.clone(), 7, start(2, Some(1), "a")).await;
+    assert_eq!(*observer.told.lock().unwrap(), []);
+    told(&app, &observer, crashed, 7, start(3, None, "a")).await;
+    assert_eq!(*observer.told.lock().unwrap(), [(INSTANCE, seen(KNOWN, 2))]);
+}
+
+#[tokio::test]
+async fn a_deleted_guest_that_is_there_again_goes_to_the_lost_list_until_it_is_removed() {
+    let (app, observer) = (cloud().await, noting(true));
+    let reply = report(&app, &observer, vec![seen(CLOSED, 2)], 7).await;
+    assert_eq!(reply.lost, [CLOSED]);
+    let gone = Observation {
+        state: VmmState::Deleted,
+        ..seen(CLOSED, 3)
+    };
+    let reply = report(&app, &observer, vec![gone.clone()], 7).await;
+    assert_eq!(reply.lost, []);
+    // Its host's disk was restored once more.
+    let reply = report(&app, &observer, vec![seen(CLOSED, 2)], 7).await;
+    assert_eq!(reply.lost, [CLOSED]);
+    let reply = report(&app, &observer, vec![gone], 7).await;
+    assert_eq!(reply.lost, []);
 }

@@ -64,6 +64,15 @@ impl Command {
         !matches!(self, Self::Build(_) | Self::Start(_) | Self::Delete)
     }
 
+    /// Whether a command of this method lets a guest run that did not: it is the right to run that may
+    /// have been given to another one since (rule 4).
+    pub fn gives_a_right(method: &str) -> bool {
+        matches!(
+            method,
+            "vmm.build" | "vmm.start" | "vmm.reboot" | "vmm.unpause"
+        )
+    }
+
     /// Parses the body of an envelope.
     ///
     /// # Errors

@@ -16,6 +16,7 @@
 
 use crate::{Capacity, HostId, NetworkId, Observation, PortId, VmmId};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// An agent asks to be a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -107,6 +108,9 @@ pub struct SyncRequest<O = Observation> {
     /// publishes then carries its name. Agents of earlier releases do not say.
     #[serde(default)]
     pub knows_accounts: bool,
+    /// Which start of the agent this is. Agents of earlier releases do not say.
+    #[serde(default)]
+    pub start: Option<AgentStart>,
     /// The epoch that the agent has stored; 0 if none.
     pub epoch: u64,
     /// The controller database that the agent last spoke to (rule 5), if any.
@@ -119,6 +123,19 @@ pub struct SyncRequest<O = Observation> {
     pub capacity: Capacity,
     /// What is not yet acknowledged; at the start, every VMM.
     pub observations: Vec<O>,
+}
+
+/// One start of an agent. By it a controller knows whether a host's journal is the one that it last
+/// spoke with, and whether the host has been off: then its epoch rises (PROTOCOL.md, rule 4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStart {
+    /// Drawn at random, and kept in the journal before it is told.
+    pub id: Uuid,
+    /// The last one that a controller has noted, as far as the journal knows.
+    #[serde(default)]
+    pub previous: Option<Uuid>,
+    /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
 }
 
 /// An observation as it arrives: one in a state that this build does not know must not hold up the
@@ -156,6 +173,7 @@ impl SyncRequest<Reported> {
             version: self.version,
             starting: self.starting,
             knows_accounts: self.knows_accounts,
+            start: self.start,
             epoch: self.epoch,
             lineage: self.lineage,
             lineage_counter: self.lineage_counter,

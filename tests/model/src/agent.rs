@@ -6,7 +6,8 @@ use crate::rules::Weakness;
 use crate::words::{Answer, HostNo, Message, Name, Order, Reply, Right, VmmNo, result};
 use crate::world::{Go, Violation, World};
 use berth_agent::record::{Entry, HostRecord, Phase, Verdict};
-use berth_rpc_types::VmmState;
+use berth_rpc_types::{MessageId, VmmState};
+use std::collections::BTreeSet;
 
 impl World {
     /// A command arrives at a host whose agent consumes.
@@ -429,8 +430,14 @@ impl World {
     /// What was accepted in an older epoch, and not carried out, gives nobody a right any more: the
     /// controller may have given it to another one since. It is ordered anew.
     fn end_old_orders(&mut self, host: HostNo) {
-        let epoch = self.hosts[host].journal.epoch;
-        self.end_open(host, |m| m.epoch < epoch && m.order.gives_a_right());
+        let journal = &self.hosts[host].journal;
+        let epoch = journal.epoch.into();
+        let entries = journal.records.values().flat_map(|record| &record.entries);
+        let over: BTreeSet<MessageId> = entries
+            .filter(|entry| entry.is_over_in(epoch))
+            .map(|entry| entry.envelope.message_id)
+            .collect();
+        self.end_open(host, |m| over.contains(&m.name.id()));
     }
 
     /// Answers open entries with "stale epoch".

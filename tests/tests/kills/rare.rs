@@ -21,6 +21,7 @@ pub const POINTS: &[&str] = &[
     "agent.journal.renamed",
     "agent.lost.removed",
     "agent.refusal.published",
+    "agent.start.drawn",
     "agent.undo.journalled",
     "agent.undo.step",
     "controller.account.committed",
@@ -48,6 +49,7 @@ pub fn all(rig: &mut Rig, table: &mut Table) {
     ] {
         a_host_joins(rig, table, point);
     }
+    an_agent_starts(rig, table);
     a_guest_was_given_away(rig, table);
     a_host_has_no_queue(rig, table);
     an_answer_is_in_newer_words(rig, table);
@@ -253,6 +255,31 @@ fn the_journal_is_compacted(rig: &mut Rig, table: &mut Table, point: &str) {
     let small = fs::metadata(&journal).unwrap().len();
     assert!(small < 4 << 20, "the journal still has {small} bytes");
     finish(rig, table, point, "create", "finished", begun);
+}
+
+/// It dies before it has told of its start, and tells of the same one then: its host's epoch stays.
+fn an_agent_starts(rig: &mut Rig, table: &mut Table) {
+    let point = "agent.start.drawn";
+    let epoch = "SELECT epoch FROM hosts WHERE hostname = 'simulated-0'";
+    let before = rig.sql(epoch);
+    let file = rig.order_file(Some(0));
+    order(&file, point);
+    rig.cloud.agents[0].kill9().unwrap();
+    rig.tend();
+    let deaths = rig.deaths;
+    let begun = died(rig, &file, deaths, point);
+    let mut server = rig.named("started", 0);
+    rig.carry_out(Op::Create, &mut server);
+    rig.carry_out(Op::Delete, &mut server);
+    assert_eq!((before.as_str(), rig.sql(epoch)), ("1", before.clone()));
+    finish(
+        rig,
+        table,
+        point,
+        "an agent's start",
+        "started again",
+        begun,
+    );
 }
 
 /// The answer to a join, or to what follows it, is lost with its controller: the host asks again.

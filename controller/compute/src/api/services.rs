@@ -1,17 +1,19 @@
-//! Compute services: each host is one, `nova-compute`; administrators disable it, and force it
-//! down ([`berth_controller_hosts::fences`]).
+//! Compute services: each host is one, `nova-compute`; administrators disable it, force it down
+//! ([`berth_controller_hosts::fences`]), and remove one that has nothing ([`removal`]).
 
-use super::common::{Call, Reply, bad, boolean, name, not_found, ok, tx, unsupported, uuid};
+use super::common::{Call, Reply, bad, boolean, conflict, name, not_found, ok, status, tx, uuid};
 use super::hosts::{Host, hosts};
 use super::render::{Field, render};
 use crate::InstanceKinds;
 use axum::body::Bytes;
 use axum::extract::Path;
+use axum::http::StatusCode;
 use berth_controller_core::body::{Fields, clip};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, Service, params};
 use berth_controller_hosts::fences;
+use berth_controller_hosts::removal::{self, RemovalError};
 use berth_rpc_types::HostId;
 use serde_json::{Map, Value, json};
 
@@ -190,7 +192,44 @@ async fn service_by_verb(call: Call, verb: String, bytes: Bytes) -> Reply {
     ok(json!({ "service": shown }))
 }
 
-/// `DELETE /os-services/{id}`: a host is removed by its agent's leaving, not by this.
-pub async fn service_delete() -> Reply {
-    Err(unsupported("Deleting a service"))
+/// `DELETE /os-services/{id}`: the host is removed, if it has nothing; its hostname is free then.
+pub async fn service_delete(call: Call, Path(id): Path<String>) -> Reply {
+    let by_number = match call.since(53) {
+        true => None,
+        false => Some(
+            id.parse::<i64>()
+                .map_err(|_| bad("Service id is a number before 2.53."))?,
+        ),
+    };
+    let by_id = uuid(&id).map(HostId);
+    if by_number.is_none() && by_id.is_none() {
+        return Err(bad(format!("Invalid uuid {}", clip(&id))));
+    }
+    tx!(call, |tx| [call, id] {
+        let unknown = not_found(format!("Service {} not found.", clip(&id)));
+        let found = match by_number {
+            Some(number) => {
+                let sql = "SELECT id FROM hosts WHERE service_id = $1";
+                tx.query_opt::<(HostId,)>(sql, params![number]).await?.map(|(id,)| id)
+            }
+            None => by_id,
+        };
+        let Some(host) = found else {
+            return Err(unknown);
+        };
+        match removal::remove(tx, call.now(), host).await {
+            Ok(()) => Ok(()),
+            Err(RemovalError::Unknown(_)) => Err(unknown),
+            Err(RemovalError::Store(error)) => Err(error.into()),
+            Err(why @ RemovalError::InUse(_)) => Err(conflict(format!(
+                "Unable to delete compute service that is hosting instances: {why}. Migrate or delete the \
+                 instances first."
+            ))),
+            Err(why @ RemovalError::HasStrays(_)) => Err(conflict(format!(
+                "Unable to delete compute service: {why}. Look at them (berth doctor --audit), or make sure \
+                 that the host is off and force it down first."
+            ))),
+        }
+    })?;
+    status(StatusCode::NO_CONTENT)
 }

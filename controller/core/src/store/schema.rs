@@ -86,6 +86,11 @@ const STEPS: &[Step] = &[
         name: "watermarks",
         files: &[include_str!("schema/watermarks.sql")],
     },
+    Step {
+        number: 12,
+        name: "starts of hosts' agents, and hosts that were removed",
+        files: &[include_str!("schema/agent_starts.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.
