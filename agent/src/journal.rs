@@ -14,7 +14,8 @@
 
 mod format;
 
-use crate::record::{HostRecord, VmmRecord};
+use crate::host_record::HostRecord;
+use crate::record::VmmRecord;
 use berth_rpc::kill_point;
 use berth_rpc_types::VmmId;
 use format::{Contents, HEADER, Record, encode, parse};

@@ -31,6 +31,7 @@ pub mod driver;
 mod engine;
 mod gate;
 mod hints;
+pub mod host_record;
 pub mod identity;
 pub mod journal;
 pub mod kvm;

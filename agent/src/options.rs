@@ -43,8 +43,6 @@ pub struct Options {
     /// Bytes that the image cache may take on the disk; 0: half of its file system. What was used
     /// longest ago goes.
     pub image_cache_bytes: u64,
-    /// The operator's word that a controller database of this lineage is right (rule 5).
-    pub accept_lineage: Option<String>,
     /// What a simulated host has and how slow it is.
     pub simulated: SimulatedOptions,
 }
@@ -106,7 +104,6 @@ impl Default for Options {
             max_attempts: 10,
             console_bytes: 1 << 20,
             image_cache_bytes: 0,
-            accept_lineage: None,
             simulated: SimulatedOptions::default(),
         }
     }

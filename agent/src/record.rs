@@ -1,79 +1,19 @@
-//! What the journal holds of a host and of each VMM, and how a VMM's record may change.
+//! What the journal holds of each VMM, and how that may change.
 //!
 //! All changes of a record are functions here, free of I/O, so that the rules of PROTOCOL.md
 //! that concern it (sequences, tombstones, observation numbers) are decided in one place.
 
-use berth_rpc_types::link::{AgentStart, HostNumbers};
+use berth_rpc_types::link::Recorded;
 use berth_rpc_types::{
     Command, CommandResult, Envelope, MessageId, Observation, Seen, VmmId, VmmSpec, VmmState,
 };
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 /// Answered entries that are kept, so that a repeated message gets its own answer again.
 const ANSWERED_KEPT: usize = 4;
 
 /// Commands for one VMM that are remembered at a time; a controller has one or two under way.
 pub const ENTRIES_KEPT: usize = 64;
-
-/// What the host knows of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostRecord {
-    /// The host's epoch (rule 4); 0 until the controller told.
-    pub epoch: u64,
-    /// The controller database last spoken to (rule 5).
-    #[serde(default)]
-    pub lineage: Option<String>,
-    /// The highest counter seen of it.
-    #[serde(default)]
-    pub lineage_counter: u64,
-    /// The last start of this agent that a controller has noted (rule 4).
-    #[serde(default)]
-    pub noted_start: Option<Uuid>,
-    /// A later start, which is told until a controller has noted it.
-    #[serde(default)]
-    pub start: Option<Uuid>,
-    /// Every command up to this number has ended (rule 3).
-    #[serde(default)]
-    pub watermark: u64,
-    /// The last number that the controllers said they had drawn.
-    #[serde(default)]
-    pub last_number: u64,
-}
-
-impl HostRecord {
-    /// The agent starts. A start that was drawn before, and of which it is not known whether a controller
-    /// has noted it, is told on: to draw another one would make this journal look like one that was
-    /// restored.
-    pub fn begin(&mut self, drawn: Uuid) {
-        self.start.get_or_insert(drawn);
-    }
-
-    /// What is told of this start, in a host that booted as `boot_id`.
-    pub fn told(&self, boot_id: &str) -> Option<AgentStart> {
-        let id = self.start.or(self.noted_start)?;
-        Some(AgentStart {
-            id,
-            previous: self.noted_start,
-            boot_id: boot_id.to_owned(),
-        })
-    }
-
-    /// Whether a command that is not known here is refused: it has ended, and what is known of it is
-    /// forgotten. Nothing is said of one without a number.
-    pub fn is_behind(&self, host_number: Option<u64>) -> bool {
-        host_number.is_some_and(|number| number <= self.watermark)
-    }
-
-    /// Learns the numbers of a controller's database; of another lineage they are other numbers.
-    pub fn learn(&mut self, numbers: HostNumbers, same_lineage: bool) {
-        let HostNumbers { last, watermark } = numbers;
-        (self.last_number, self.watermark) = match same_lineage {
-            true => (self.last_number.max(last), self.watermark.max(watermark)),
-            false => (last, watermark),
-        };
-    }
-}
 
 /// What became of an accepted command.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -375,6 +315,25 @@ impl VmmRecord {
             } => Some(&**result),
             _ => None,
         })
+    }
+
+    /// What an operator's acceptance of another database is told of it (rule 5).
+    pub fn recorded(&self) -> Recorded {
+        Recorded {
+            vmm_id: self.vmm_id,
+            sequence: self.sequence,
+            state: self.state,
+            deleted: self.is_deleted(),
+        }
+    }
+
+    /// The highest number of its commands, if any had one.
+    pub fn newest(&self) -> Option<u64> {
+        let kept = self
+            .entries
+            .iter()
+            .filter_map(|entry| entry.envelope.host_number);
+        kept.chain(self.host_number).max()
     }
 
     /// What is to be told, if the controller does not know it yet.

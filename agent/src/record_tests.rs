@@ -17,6 +17,7 @@ fn envelope(message: u128, sequence: u64, attempt: u32, command: &Command) -> En
         command: String::new(),
         subject: None,
         host_number: None,
+        timeline: None,
         lineage: String::new(),
         begin_by: None,
         silence_limit: 60,
@@ -245,17 +246,4 @@ fn a_tombstone_is_behind_the_watermark_that_covers_all_its_commands() {
     let mut lost = VmmRecord::new(VmmId::from_u128(1));
     lost.bury_lost(9);
     assert!(!lost.is_behind(8) && lost.is_behind(9));
-}
-
-#[test]
-fn a_watermark_never_falls_in_its_lineage() {
-    let mut host = HostRecord::default();
-    let numbers = |last, watermark| HostNumbers { last, watermark };
-    host.learn(numbers(5, 4), true);
-    host.learn(numbers(3, 2), true);
-    assert_eq!((host.last_number, host.watermark), (5, 4));
-    assert!(host.is_behind(Some(4)) && !host.is_behind(Some(5)) && !host.is_behind(None));
-    // Another database draws other numbers.
-    host.learn(numbers(3, 2), false);
-    assert_eq!((host.last_number, host.watermark), (3, 2));
 }

@@ -1,17 +1,19 @@
 //! Reports: what the agent tells the controller over HTTPS, and what it learns in return.
 //!
 //! One report is under way at a time. Each carries every observation that is not yet
-//! acknowledged. Of the answer, the epoch is made durable before anything else is acted on
-//! (rule 4), a tombstone goes once the watermark has passed it (rule 3), and a controller database older than what the agent has seen is refused (rule 5):
-//! then nothing of its answer is believed, and the gate closes.
+//! acknowledged. Of the answer, the epoch is made durable before anything else is acted on (rule 4),
+//! and a tombstone goes once the watermark has passed it (rule 3). A database that is older than what
+//! the agent has seen is refused (rule 5, [`crate::host_record`]): that is written down, nothing of the
+//! answer is believed, the gate closes, and the reports go on to say what this host has.
 
 use crate::engine::Engine;
 use crate::gate::Holder;
+use crate::host_record::HostRecord;
 use crate::journal::JournalError;
 use crate::link::{Controller, LinkError};
-use crate::record::{HostRecord, VmmRecord};
+use crate::record::VmmRecord;
 use berth_rpc::kill_point;
-use berth_rpc_types::link::{NetworkDocument, SyncReply, SyncRequest};
+use berth_rpc_types::link::{HostNumbers, NetworkDocument, Refusal, SyncReply, SyncRequest};
 use berth_rpc_types::{Capacity, VmmId};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -28,7 +30,6 @@ pub(crate) struct Reporter {
     pub hostname: String,
     pub address: String,
     pub interval: Duration,
-    pub accept_lineage: Option<String>,
     /// The kernel's boot id.
     pub boot_id: String,
     /// Revision of the network document that was last applied.
@@ -110,6 +111,7 @@ impl Reporter {
             true => Some(record.observation()),
             false => record.unacknowledged(),
         };
+        let newest = |record: &Arc<VmmRecord>| record.newest();
         let request = SyncRequest {
             host_id: engine.host_id,
             hostname: self.hostname.clone(),
@@ -118,6 +120,18 @@ impl Reporter {
             starting,
             knows_accounts: true,
             start: host.told(&self.boot_id),
+            timeline: host.timelines.last().map(|timeline| timeline.id),
+            numbers: Some(HostNumbers {
+                last: vmms
+                    .iter()
+                    .filter_map(newest)
+                    .fold(host.last_number, u64::max),
+                watermark: host.watermark,
+            }),
+            refusal: host.refused.as_ref().map(|refused| Refusal {
+                timeline: refused.timeline,
+                records: vmms.iter().map(|record| record.recorded()).collect(),
+            }),
             epoch: host.epoch,
             lineage: host.lineage.clone(),
             lineage_counter: host.lineage_counter,
@@ -142,25 +156,21 @@ impl Reporter {
 
     async fn fold(&self, host: &HostRecord, reply: &SyncReply) -> Result<(), ReportError> {
         let engine = &self.engine;
-        if let Some(reason) = self.refusal(host, reply) {
-            engine.gate.close(Holder::Lineage, reason.clone());
-            return Err(ReportError::Refused(reason));
-        }
-        let mut learnt = HostRecord {
-            // An epoch never falls within a lineage.
-            epoch: reply.epoch,
-            lineage: Some(reply.lineage.clone()),
-            lineage_counter: reply.lineage_counter,
-            noted_start: host.start.or(host.noted_start),
-            start: None,
-            ..host.clone()
+        let learnt = match host.learn(reply) {
+            Ok(learnt) => learnt,
+            Err(refused) => {
+                let why = refused.why.clone();
+                engine.gate.close(Holder::Lineage, why.clone());
+                let latch = |host: &mut HostRecord| host.refused = Some(refused);
+                engine.journal.update_host(latch).await?;
+                kill_point!("agent.refusal.latched");
+                return Err(ReportError::Refused(why));
+            }
         };
-        let same_lineage = host.lineage == learnt.lineage;
-        learnt.learn(reply.numbers.unwrap_or_default(), same_lineage);
         let watermark = learnt.watermark;
         engine.journal.update_host(|host| *host = learnt).await?;
         kill_point!("agent.epoch.stored");
-        engine.epoch.send_replace(reply.epoch);
+        engine.learnt.send_replace(());
         engine.end_old_orders();
         engine.gate.open(Holder::Lineage);
         for (vmm_id, number) in &reply.acknowledged {
@@ -187,29 +197,6 @@ impl Reporter {
             self.apply_networks().await;
         }
         Ok(())
-    }
-
-    fn refusal(&self, host: &HostRecord, reply: &SyncReply) -> Option<String> {
-        if let Some(reason) = &reply.refused {
-            return Some(format!("the controller refuses this host: {reason}"));
-        }
-        if self.accept_lineage.as_ref() == Some(&reply.lineage) {
-            return None;
-        }
-        let known = host.lineage.as_ref()?;
-        let knob = format!("if it is right, set accept_lineage = {:?}", reply.lineage);
-        if *known != reply.lineage {
-            return Some(format!(
-                "the controller's database is {}, but this host's guests belong to {known}; {knob}",
-                reply.lineage
-            ));
-        }
-        (reply.lineage_counter < host.lineage_counter || reply.epoch < host.epoch).then(|| {
-            format!(
-                "the controller's database is older (counter {}, epoch {}) than what this host has seen (counter {}, epoch {}); {knob}",
-                reply.lineage_counter, reply.epoch, host.lineage_counter, host.epoch
-            )
-        })
     }
 
     async fn repair_networks(&self) {

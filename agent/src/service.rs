@@ -7,11 +7,11 @@ use crate::driver::Driver;
 use crate::engine::Restart;
 use crate::engine::{self, Engine};
 use crate::gate::Holder;
+use crate::host_record::HostRecord;
 use crate::journal::{Journal, JournalError};
 use crate::link::Controller;
 use crate::options::Options;
 use crate::reads;
-use crate::record::HostRecord;
 use crate::report::{Reporter, lose_all};
 use crate::state_dir::{StateDir, StateDirError};
 use berth_rpc::clock::{Clock, Rng};
@@ -126,7 +126,6 @@ impl Service {
             hostname: options.hostname(),
             address: options.address.clone(),
             interval: options.report_interval(),
-            accept_lineage: options.accept_lineage.clone(),
             boot_id,
             applied_networks: AtomicU64::new(u64::MAX),
             networks: std::sync::Mutex::default(),
@@ -171,6 +170,9 @@ impl Service {
         let begin = |host: &mut HostRecord| host.begin(drawn);
         engine.journal.update_host(begin).await?;
         kill_point!("agent.start.drawn");
+        if let Some(refused) = engine.journal.host().refused {
+            engine.gate.close(Holder::Lineage, refused.why);
+        }
         // Epoch and lost list; what is lost goes.
         let reply = self.reporter.first().await?;
         lose_all(engine, &reply.lost).await;

@@ -119,6 +119,19 @@ async fn child() {
     let consume = transport.consume(Address::Results, ConsumeOptions { prefetch: 9 });
     let mut results = consume.await.unwrap();
     let controller = DoubleController::new();
+    let accept = |controller: &DoubleController| {
+        let mut double = controller.0.lock().unwrap();
+        double.lineage = "db-2".into();
+        double.follows = Some("db-1".into());
+        double.refused = None;
+    };
+    let refused = folder.join("refused");
+    if refused.exists() {
+        accept(&controller);
+    }
+    // It is the same database at each start, and has counted on.
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    controller.0.lock().unwrap().counter = now.as_millis().try_into().unwrap();
     let options = options(folder);
     let (service, handle) = service(&options, &machine, broker.transport(), &controller);
     let host_id = handle.host_id();
@@ -148,6 +161,7 @@ async fn child() {
             command: String::new(),
             subject: None,
             host_number: None,
+            timeline: None,
             lineage: String::new(),
             begin_by: None,
             silence_limit: 60,
@@ -185,6 +199,17 @@ async fn child() {
         assert!(begun.elapsed() < kit::PATIENCE, "{:?}", told());
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+    // And the database is refused, and accepted.
+    if !refused.exists() {
+        std::fs::write(&refused, "").unwrap();
+        controller.0.lock().unwrap().refused = Some("older".into());
+        while handle.not_consuming_because() != ["older"] {
+            assert!(begun.elapsed() < kit::PATIENCE, "it is not refused");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        accept(&controller);
+    }
+    handle.consuming().await;
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }

@@ -4,10 +4,11 @@
 mod kit;
 
 use berth_agent::{Exit, simulated::Guest};
-use berth_rpc_types::link::HostNumbers;
+use berth_rpc_types::link::{HostNumbers, Recorded, Timeline};
 use berth_rpc_types::{Command, Envelope, MessageId, Outcome, VmmId, VmmState};
 use kit::{Rig, build, start, vmm};
 use std::time::Duration;
+use uuid::Uuid;
 
 #[tokio::test]
 async fn guests_outlive_the_agent_and_are_all_reported_at_its_start() {
@@ -96,31 +97,106 @@ async fn a_stranger_is_left_alone_reported_and_only_deleted_by_order() {
 }
 
 #[tokio::test]
-async fn an_older_controller_database_is_refused_until_the_operator_says_so() {
+async fn an_older_database_is_refused_whatever_time_and_restarts_do_until_an_operator_says_so() {
     let mut rig = Rig::new().await;
     rig.order(vmm(1), 1, &build()).await;
-    // The agent has seen a high counter; each report adds one, which must not make up for it.
+    // The agent has seen a high counter; each report adds one.
     rig.controller.0.lock().unwrap().counter = 1000;
     rig.until(|| (rig.controller.0.lock().unwrap().counter > 1001).then_some(()))
         .await;
     rig.controller.0.lock().unwrap().counter = 0;
-    let handle = rig.agent.as_ref().unwrap().handle.clone();
-    rig.until(|| (!handle.not_consuming_because().is_empty()).then_some(()))
-        .await;
-    let why = handle.not_consuming_because().join(" ");
-    assert!(
-        why.contains("older") && why.contains("accept_lineage"),
-        "{why}"
-    );
-    rig.controller.0.lock().unwrap().lost = vec![vmm(1)];
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let refuses = |rig: &Rig| {
+        let why = rig.agent.as_ref().unwrap().handle.not_consuming_because();
+        let why = why.join(" ");
+        (why.contains("older") && why.contains("berth-controller lineage accept")).then_some(())
+    };
+    rig.until(|| refuses(&rig)).await;
+    // It says what it has.
+    let told = |rig: &Rig| {
+        let double = rig.controller.0.lock().unwrap();
+        double.syncs.last().and_then(|sync| sync.refusal.clone())
+    };
+    let refusal = rig.until(|| told(&rig)).await;
+    let has = Recorded {
+        vmm_id: vmm(1),
+        sequence: 1,
+        state: VmmState::Running,
+        deleted: false,
+    };
+    assert_eq!(refusal.records, [has]);
+    // The other one has caught up, and more than that.
+    {
+        let mut double = rig.controller.0.lock().unwrap();
+        (double.counter, double.epoch) = (5000, 50);
+        double.lost = vec![vmm(1)];
+    }
+    let syncs = |rig: &Rig| rig.controller.0.lock().unwrap().syncs.len();
+    for _ in 0..2 {
+        let before = syncs(&rig);
+        rig.until(|| (syncs(&rig) > before + 2).then_some(())).await;
+        assert!(refuses(&rig).is_some());
+        rig.stop_agent().await;
+        rig.start_agent();
+    }
+    rig.until(|| refuses(&rig)).await;
     assert!(
         rig.machine.guest(vmm(1)).is_some(),
         "what it says is lost is not removed"
     );
-    rig.controller.0.lock().unwrap().lost.clear();
-    rig.controller.0.lock().unwrap().counter = 5000;
+    {
+        let mut double = rig.controller.0.lock().unwrap();
+        double.lineage = "db-2".into();
+        double.follows = Some("db-1".into());
+        double.lost.clear();
+    }
     rig.ready().await;
+    rig.until(|| told(&rig).is_none().then_some(())).await;
+    let stopped = rig.order(vmm(1), 2, &Command::Stop { grace_s: 0 }).await;
+    assert!(stopped.is_done_in(VmmState::Stopped), "{stopped:?}");
+}
+
+#[tokio::test]
+async fn a_command_of_a_timeline_that_no_report_told_of_waits_for_one_and_may_be_refused() {
+    let mut rig = Rig::new().await;
+    let timeline = |id: u128, above| Timeline {
+        id: Uuid::from_u128(id),
+        above,
+    };
+    let tell = |rig: &Rig, timelines: &[Timeline]| {
+        rig.controller.0.lock().unwrap().timelines = timelines.to_vec();
+    };
+    let of = |envelope: Envelope, id: u128| Envelope {
+        timeline: Some(Uuid::from_u128(id)),
+        ..envelope
+    };
+    // A controller started: its command comes before any report has told of it.
+    let first = of(rig.envelope(vmm(1), 1, &build()), 1);
+    let above = first.host_number.unwrap() - 1;
+    tell(&rig, &[timeline(1, above)]);
+    rig.send(&first).await;
+    let built = rig.answer_to(&first).await;
+    assert!(built.is_done_in(VmmState::Running), "{built:?}");
+    // Another one started, and reports told of it; and a copy comes of what a lost database drew with
+    // the same number.
+    let number = first.host_number.unwrap() + 1;
+    tell(&rig, &[timeline(1, above), timeline(2, number - 1)]);
+    let obeyed = |rig: &Rig| {
+        let double = rig.controller.0.lock().unwrap();
+        double
+            .syncs
+            .last()
+            .is_some_and(|sync| sync.timeline == Some(Uuid::from_u128(2)))
+    };
+    rig.until(|| obeyed(&rig).then_some(())).await;
+    let copy = of(rig.envelope(vmm(1), 2, &Command::Delete), 1);
+    assert_eq!(copy.host_number, Some(number));
+    rig.send(&copy).await;
+    let refused = rig.answer_to(&copy).await;
+    assert_eq!(refused, Outcome::StaleEpoch { current: 1 });
+    let stop = of(rig.envelope(vmm(1), 2, &Command::Stop { grace_s: 0 }), 2);
+    rig.send(&stop).await;
+    let stopped = rig.answer_to(&stop).await;
+    assert!(stopped.is_done_in(VmmState::Stopped), "{stopped:?}");
 }
 
 #[tokio::test]

@@ -161,8 +161,8 @@ impl Controller {
             )?,
         };
         let mut app = app_state(&config, store, transport, clock, rng, address);
-        let lineage = hosts::lineage::ensure(&app.store, &app.env()).await?;
-        app.lineage = lineage.into();
+        hosts::lineage::ensure(&app.store, &app.env()).await?;
+        hosts::timelines::begin(&app.store, &app.env()).await?;
         app.broker_accounts = accounts;
         app.host_ca = hosts_ca;
         let stop = CancellationToken::new();
@@ -242,7 +242,6 @@ fn app_state(
         base_url: base_url.trim_end_matches('/').into(),
         image_dir: Arc::new(config.images()),
         control: Arc::new(config.control.clone()),
-        lineage: "".into(),
         wake: Arc::default(),
         wake_outbox: Arc::default(),
         broker_accounts: None,

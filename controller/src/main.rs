@@ -1,10 +1,11 @@
-//! `berth-controller`: runs a controller, makes tokens for hosts, audits the database.
+//! `berth-controller`: runs a controller, makes tokens for hosts, accepts a restored database, audits it.
 
 use anyhow::Context as _;
 use berth_controller::config::Config;
 use berth_controller::controller::Options;
 use berth_controller::core::Env;
-use berth_controller::core::store::Store;
+use berth_controller::core::store::{Store, StoreError};
+use berth_controller::hosts::acceptance::{self, Standing};
 use berth_controller::{Controller, audit, hosts};
 use berth_rpc::clock::{SystemClock, SystemRng};
 use clap::{Parser, Subcommand};
@@ -35,6 +36,11 @@ enum Command {
         #[command(subcommand)]
         command: TokenCommand,
     },
+    /// A database that hosts refuse, since it was restored from a backup or is another one.
+    Lineage {
+        #[command(subcommand)]
+        command: LineageCommand,
+    },
     /// Check the database's invariants; exit 1 if one does not hold.
     Audit {
         /// Nothing is under way: check what holds only then, too.
@@ -44,6 +50,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum LineageCommand {
+    /// Show how each host stands to this database; exit 1 if one refuses it.
+    Show,
+    /// This database is the right one: hosts that refuse it follow it from now on. What it does not
+    /// know is left alone, and what hosts no longer have is lost.
+    Accept,
 }
 
 #[derive(Subcommand)]
@@ -72,6 +87,12 @@ fn main() -> anyhow::Result<ExitCode> {
             Command::Token {
                 command: TokenCommand::Create { lifetime, host },
             } => create_token(&config, lifetime, host.as_deref()).await,
+            Command::Lineage {
+                command: LineageCommand::Show,
+            } => show_lineage(&config).await,
+            Command::Lineage {
+                command: LineageCommand::Accept,
+            } => accept_lineage(&config).await,
             Command::Audit { at_rest, json } => run_audit(&config, at_rest, json).await,
         }
     })
@@ -115,16 +136,66 @@ async fn create_token(
     host: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
     let store = Store::connect_beside(&config.database_url()).await?;
-    let env = Env {
-        clock: Arc::new(SystemClock::default()),
-        rng: Arc::new(SystemRng),
-        control: Arc::new(config.control.clone()),
-        lineage: "".into(),
-    };
-    let token = hosts::join::create_token(&store, &env, lifetime, host).await?;
+    let token = hosts::join::create_token(&store, &env(config), lifetime, host).await?;
     let token =
         token.with_context(|| format!("no host named {} has joined", host.unwrap_or_default()))?;
     println!("{token}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn env(config: &Config) -> Env {
+    Env {
+        clock: Arc::new(SystemClock::default()),
+        rng: Arc::new(SystemRng),
+        control: Arc::new(config.control.clone()),
+    }
+}
+
+async fn show_lineage(config: &Config) -> anyhow::Result<ExitCode> {
+    let store = Store::connect_beside(&config.database_url()).await?;
+    let shown = store.tx::<_, StoreError, _>(|tx| {
+        Box::pin(async move {
+            let (lineage, counter) = hosts::lineage::read(tx).await?;
+            Ok((lineage, counter, acceptance::standing(tx).await?))
+        })
+    });
+    let (lineage, counter, hosts) = shown.await?;
+    println!("lineage {lineage}, counter {counter}");
+    let mut refused = false;
+    for host in hosts {
+        let name = host.hostname;
+        match host.standing {
+            Standing::Obeys => println!("{name}: obeys it"),
+            Standing::Accepted => println!("{name}: refused it; accepted since, and not back yet"),
+            Standing::Down => println!("{name}: is forced down"),
+            Standing::Silent => println!("{name}: has said nothing since a controller started"),
+            Standing::Refuses { why, has_told } => {
+                let told = if has_told {
+                    ""
+                } else {
+                    " (it has not said yet what it has)"
+                };
+                println!("{name}: refuses it{told}: {why}");
+                refused = true;
+            }
+        }
+    }
+    Ok(ExitCode::from(u8::from(refused)))
+}
+
+async fn accept_lineage(config: &Config) -> anyhow::Result<ExitCode> {
+    let store = Store::connect_beside(&config.database_url()).await?;
+    let done = acceptance::accept(&store, &env(config)).await?;
+    println!(
+        "lineage {} is obeyed by {} more hosts at their next reports",
+        done.lineage, done.hosts
+    );
+    for vmm_id in &done.lost {
+        println!("lost: {vmm_id}, which its host no longer has");
+    }
+    for vmm_id in &done.strays {
+        println!("stray: {vmm_id}, which this database does not know");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Each stands in its service; here is who runs them.
 
+use crate::core::AppState;
 use crate::core::store::StoreError;
 use crate::operations::{self, Engine};
 use crate::{compute, hosts, image};
@@ -28,13 +29,22 @@ pub async fn run(engine: Engine, stop: CancellationToken) {
         }
         round(&engine).await;
         if number == 0 {
-            say("image files", image::reconcile::sweep(app).await);
+            say("image files", sweep(app).await);
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = app.clock.sleep(INTERVAL) => {}
         }
     }
+}
+
+/// What no image has, as far as that may be said.
+async fn sweep(app: &AppState) -> Result<u64, StoreError> {
+    let store = &app.store;
+    let is_undisputed = store
+        .tx(|tx| Box::pin(hosts::acceptance::is_undisputed(tx)))
+        .await?;
+    image::reconcile::sweep(app, is_undisputed).await
 }
 
 /// Every reconciler once. One that fails keeps none of the others from running.

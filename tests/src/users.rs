@@ -100,6 +100,18 @@ impl Users {
         Ok(())
     }
 
+    /// Stores one more image.
+    ///
+    /// # Errors
+    /// The controller's refusal.
+    pub fn image(&self, name: &str) -> Result<()> {
+        let bytes = tempfile::NamedTempFile::new()?;
+        fs::write(&bytes, name)?;
+        let about = json!({"name": name, "disk_format": "raw", "container_format": "bare"});
+        self.at[0].image(&about, bytes.path())?;
+        Ok(())
+    }
+
     /// The server of a name, as the first controller shows it.
     ///
     /// # Errors

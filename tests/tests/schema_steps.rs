@@ -43,6 +43,10 @@ async fn age(store: &Store) {
         "DROP TABLE host_keys",
         "DROP TABLE agent_starts",
         "DROP TABLE retired_hosts",
+        "DROP TABLE timelines",
+        "DROP TABLE host_timelines",
+        "DROP TABLE refusals",
+        "DROP TABLE lineages",
         "DROP INDEX outbox_unsettled",
         "ALTER TABLE outbox DROP COLUMN host_number",
         "ALTER TABLE vmms DROP COLUMN lost_epoch",
@@ -65,7 +69,7 @@ async fn is_up_to_date(store: &Store) {
         0
     );
     let newest = number(store, NEWEST).await;
-    assert!(newest >= 12);
+    assert!(newest >= 13);
     assert_eq!(number(store, STEPS).await, newest);
 }
 

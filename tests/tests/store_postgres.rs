@@ -53,7 +53,6 @@ impl Pair {
                 base_url: "http://controller.test".into(),
                 image_dir: Arc::new(folder.path().to_owned()),
                 control: Arc::default(),
-                lineage: "of-a-test".into(),
                 wake: Arc::default(),
                 wake_outbox: Arc::default(),
                 broker_accounts: None,

@@ -36,8 +36,8 @@ use tracing::Instrument as _;
 
 /// Larger messages are no commands: a spec with the largest user data is under 200 KiB.
 const MESSAGE_LIMIT: usize = 4 << 20;
-/// How long a command of a newer epoch waits for the agent to learn of it.
-const EPOCH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a command of a newer epoch or timeline waits for the agent to learn of it.
+const LEARNING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// See the module's words.
 pub(crate) struct Engine {
@@ -53,8 +53,8 @@ pub(crate) struct Engine {
     pub builds: Semaphore,
     /// Told when there is something to report.
     pub news: Notify,
-    /// The epoch last made durable.
-    pub epoch: watch_channel::Sender<u64>,
+    /// Told when a report has changed what is known of the host.
+    pub learnt: watch_channel::Sender<()>,
     /// The agent is ending.
     pub ended: CancellationToken,
     tasks: TaskTracker,
@@ -87,7 +87,6 @@ pub(crate) struct Parts {
 
 impl Engine {
     pub fn new(parts: Parts, ended: CancellationToken) -> Arc<Self> {
-        let epoch = parts.journal.host().epoch;
         Arc::new(Self {
             host_id: parts.host_id,
             journal: parts.journal,
@@ -99,7 +98,7 @@ impl Engine {
             max_attempts: parts.max_attempts,
             builds: Semaphore::new(parts.max_builds),
             news: Notify::new(),
-            epoch: watch_channel::Sender::new(epoch),
+            learnt: watch_channel::Sender::new(()),
             ended,
             tasks: TaskTracker::new(),
             slots: Mutex::default(),
@@ -217,7 +216,7 @@ impl Engine {
             Some(_) => return Ok(Ok(())),
             None => {}
         }
-        let is_of_now = self.epoch_is(envelope.host_epoch).await;
+        let is_of_now = self.is_of_now(envelope).await;
         let host = self.journal.host();
         // One behind the watermark has ended, and what became of it is forgotten: whoever asks again
         // orders anew, as in a new epoch.
@@ -287,17 +286,19 @@ impl Engine {
         })
     }
 
-    /// Whether the host's epoch is this one; a newer one is first asked for.
-    async fn epoch_is(&self, wanted: u64) -> bool {
-        let mut epoch = self.epoch.subscribe();
-        if *epoch.borrow() < wanted {
+    /// Whether a command is of this epoch and of the database that is obeyed. What is not known yet is
+    /// first asked for: a newer epoch, or a timeline of which no report has told.
+    async fn is_of_now(&self, envelope: &Envelope) -> bool {
+        let mut learnt = self.learnt.subscribe();
+        let may_learn = || self.journal.host().may_learn_of(envelope);
+        if may_learn() {
             self.news.notify_one();
             tokio::select! {
-                _ = epoch.wait_for(|epoch| *epoch >= wanted) => {}
-                () = self.clock.sleep(EPOCH_PATIENCE) => {}
+                _ = learnt.wait_for(|()| !may_learn()) => {}
+                () = self.clock.sleep(LEARNING_PATIENCE) => {}
             }
         }
-        *self.epoch.borrow() == wanted
+        self.journal.host().is_of_now(envelope)
     }
 
     /// Ends what a new epoch has taken away, where a worker is at it; what waits is ended when its turn

@@ -5,7 +5,8 @@
 //! an error, never a panic.
 
 use super::{JournalError, io_error};
-use crate::record::{HostRecord, VmmRecord};
+use crate::host_record::HostRecord;
+use crate::record::VmmRecord;
 use berth_rpc_types::VmmId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

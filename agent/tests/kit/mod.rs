@@ -6,7 +6,7 @@ use berth_agent::options::SimulatedOptions;
 use berth_agent::{Handle, Options, Parts, Service, SimulatedHost, StateDir};
 use berth_rpc::clock::{SeededRng, SystemClock};
 use berth_rpc::{Address, ConsumeOptions, Consumer, Faults, InProcess, Transport};
-use berth_rpc_types::link::{HostNumbers, NetworkDocument, SyncReply, SyncRequest};
+use berth_rpc_types::link::{HostNumbers, NetworkDocument, SyncReply, SyncRequest, Timeline};
 use berth_rpc_types::spec::{BootSpec, ConfigDriveSpec};
 use berth_rpc_types::{
     Command, CommandResult, Envelope, HostId, ImageId, ImageSpec, InstanceId, MessageId,
@@ -27,6 +27,8 @@ pub struct Double {
     pub epoch: u64,
     pub lost: Vec<VmmId>,
     pub numbers: Option<HostNumbers>,
+    pub timelines: Vec<Timeline>,
+    pub follows: Option<String>,
     pub lineage: String,
     pub counter: u64,
     pub refused: Option<String>,
@@ -49,6 +51,8 @@ impl DoubleController {
             epoch: 1,
             lost: Vec::new(),
             numbers: None,
+            timelines: Vec::new(),
+            follows: None,
             lineage: "db-1".into(),
             counter: 1,
             refused: None,
@@ -96,6 +100,8 @@ impl Controller for DoubleController {
             epoch: double.epoch,
             lost: double.lost.clone(),
             acknowledged,
+            timelines: double.timelines.clone(),
+            follows: double.follows.clone(),
             lineage: double.lineage.clone(),
             lineage_counter: double.counter,
             network_revision: 1,
@@ -285,6 +291,7 @@ impl Rig {
             command: String::new(),
             subject: None,
             host_number: u64::try_from(self.next).ok(),
+            timeline: None,
             lineage: String::new(),
             begin_by: None,
             silence_limit: 60,

@@ -63,12 +63,20 @@ async fn by_itself(
     seen: &Observation,
 ) -> Result<(), StoreError> {
     let vm_state = power::vm_state_after(was, Some(seen.state));
-    let fault = seen.error.as_ref().map(|error| Fault {
+    let fault = |message: &str, details: &str| Fault {
         code: 500,
-        message: "The guest's VMM ended by itself.".into(),
-        details: error.clone(),
+        message: message.into(),
+        details: details.into(),
         created: env.now(),
-    });
+    };
+    let fault = match (&seen.error, seen.state) {
+        (_, VmmState::Deleted) => Some(fault(
+            "The server's host no longer has it: delete the server.",
+            "the host's disk was replaced, or the controllers' database was restored from a backup",
+        )),
+        (Some(error), _) => Some(fault("The guest's VMM ended by itself.", error)),
+        (None, _) => None,
+    };
     let fault = fault.map(|f| serde_json::to_string(&f).unwrap_or_default());
     tx.execute(
         "UPDATE instances SET vm_state = $1, power_state = $2, fault = COALESCE($3, fault), \

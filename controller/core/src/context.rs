@@ -28,8 +28,6 @@ pub struct AppState {
     pub image_dir: Arc<PathBuf>,
     /// What every controller of this cloud must agree on: placement, patience, grace.
     pub control: Arc<ControlSettings>,
-    /// The database's lineage; in every command.
-    pub lineage: Arc<str>,
     /// Pokes the workflow driver of this process: there may be something to do.
     pub wake: Arc<tokio::sync::Notify>,
     /// Pokes the outbox sender of this process.
@@ -53,7 +51,6 @@ impl AppState {
             clock: Arc::clone(&self.clock),
             rng: Arc::clone(&self.rng),
             control: Arc::clone(&self.control),
-            lineage: Arc::clone(&self.lineage),
         }
     }
 }

@@ -14,8 +14,6 @@ pub struct Env {
     pub rng: Arc<dyn Rng>,
     /// What every controller of this cloud agrees on.
     pub control: Arc<ControlSettings>,
-    /// The database's lineage (PROTOCOL.md, rule 5); empty before it has one.
-    pub lineage: Arc<str>,
 }
 
 macro_rules! draws {

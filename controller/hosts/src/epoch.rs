@@ -14,11 +14,24 @@ use berth_controller_core::store::{StoreError, Tx};
 use berth_rpc_types::HostId;
 use berth_rpc_types::link::AgentStart;
 
-/// Notes an agent's start. Whether the host's epoch rose by it.
+/// Why an epoch rose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// The host has been off.
+    Boot,
+    /// Its agent has another journal.
+    OtherJournal,
+}
+
+/// Notes an agent's start. Why the host's epoch rose by it, if it did.
 ///
 /// # Errors
 /// [`StoreError`]
-pub async fn note(tx: &mut Tx, host_id: HostId, start: &AgentStart) -> Result<bool, StoreError> {
+pub async fn note(
+    tx: &mut Tx,
+    host_id: HostId,
+    start: &AgentStart,
+) -> Result<Option<Raised>, StoreError> {
     let noted: Option<(String, String)> = tx
         .query_opt(
             "SELECT start_id, boot_id FROM agent_starts WHERE host_id = $1",
@@ -36,7 +49,7 @@ pub async fn note(tx: &mut Tx, host_id: HostId, start: &AgentStart) -> Result<bo
             params![host_id, id, &start.boot_id],
         )
         .await?;
-        return Ok(false);
+        return Ok(None);
     };
     let is_known = noted == id || Some(&noted) == previous.as_ref();
     let is_off_and_on = boot_id != start.boot_id;
@@ -48,23 +61,22 @@ pub async fn note(tx: &mut Tx, host_id: HostId, start: &AgentStart) -> Result<bo
         .await?;
     }
     if is_known && !is_off_and_on {
-        return Ok(false);
+        return Ok(None);
     }
     tx.execute(
         "UPDATE hosts SET epoch = epoch + 1 WHERE id = $1",
         params![host_id],
     )
     .await?;
-    match is_known {
-        true => tracing::info!(%host_id, "the host was off: its epoch rises"),
-        false => {
-            tracing::warn!(%host_id, "its agent's journal is not the one that was last seen: its epoch rises");
-            tx.execute(
-                "UPDATE vmms SET observation = 0 WHERE host_id = $1 AND deleted_at IS NULL",
-                params![host_id],
-            )
-            .await?;
-        }
+    if is_known {
+        tracing::info!(%host_id, "the host was off: its epoch rises");
+        return Ok(Some(Raised::Boot));
     }
-    Ok(true)
+    tracing::warn!(%host_id, "its agent's journal is not the one that was last seen: its epoch rises");
+    tx.execute(
+        "UPDATE vmms SET observation = 0 WHERE host_id = $1 AND deleted_at IS NULL",
+        params![host_id],
+    )
+    .await?;
+    Ok(Some(Raised::OtherJournal))
 }

@@ -8,7 +8,7 @@
 //! Whoever has a token can name any host's id. So a host that has joined joins again with its own
 //! secret, or with a token that was its own before: one that it used, or that was made for it.
 
-use crate::certificate;
+use crate::{certificate, timelines};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -165,6 +165,7 @@ async fn enrol(
         params![*host_id, hostname, &hash, capacity, now],
     )
     .await?;
+    timelines::note_new_host(tx, *host_id).await?;
     Ok(())
 }
 

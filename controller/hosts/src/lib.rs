@@ -9,7 +9,8 @@
 //!   told what was seen.
 //! - [`fences`]: an administrator's word that a host is off, and what follows from it.
 //! - [`epoch`]: what raises a host's epoch but for a fence; [`removal`]: a host that has nothing goes.
-//! - [`lineage`]: which database this is, and how old.
+//! - [`lineage`], [`timelines`]: which database this is, and how old; `refusal`: which agents must not
+//!   obey it; [`acceptance`]: an operator's word that they may.
 //! - [`reconcile`]: what is kept true of them.
 
 #![cfg_attr(
@@ -17,6 +18,7 @@
     allow(clippy::disallowed_methods, reason = "tests wait for real things")
 )]
 
+pub mod acceptance;
 pub mod auth;
 pub mod broker;
 pub mod certificate;
@@ -26,10 +28,12 @@ pub mod join;
 pub mod lineage;
 pub mod observer;
 pub mod reconcile;
+mod refusal;
 pub mod removal;
 pub mod sync;
 #[cfg(test)]
 mod tests;
+pub mod timelines;
 
 pub use auth::Caller;
 pub use fences::Fence;

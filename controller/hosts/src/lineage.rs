@@ -1,5 +1,5 @@
-//! Which database this is, and how old: a lineage made once, and a counter that never falls
-//! within it. An agent that has seen a higher counter has met a restored backup (rule 5).
+//! Which database this is, and how old: a lineage made once, and a counter that never falls within it.
+//! [`crate::timelines`] says what becomes of that when a backup is restored (rule 5).
 
 use berth_controller_core::store::{Store, StoreError, Tx};
 use berth_controller_core::{AppState, Env, params};
@@ -61,13 +61,9 @@ fn counter(value: &str) -> StoreError {
 /// # Errors
 /// [`StoreError`]
 pub async fn advance(app: &AppState) -> Result<u64, StoreError> {
-    app.store
-        .tx(|tx| {
-            Box::pin(tx.execute(
-                "UPDATE meta SET value = CAST(CAST(value AS BIGINT) + 1 AS TEXT) \
-                 WHERE name = 'lineage_counter'",
-                &[],
-            ))
-        })
-        .await
+    app.store.tx(|tx| Box::pin(tx.execute(ADVANCE, &[]))).await
 }
+
+/// Counts on.
+pub(crate) const ADVANCE: &str = "UPDATE meta SET value = CAST(CAST(value AS BIGINT) + 1 AS TEXT) \
+    WHERE name = 'lineage_counter'";

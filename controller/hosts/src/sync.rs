@@ -6,7 +6,8 @@
 //! guest that nobody knows is noted, and never touched (rule 5). A database older than what the
 //! agent has seen says so of itself (`refused`), and folds nothing in.
 
-use crate::{Agents, Caller, Observer, broker, epoch, lineage};
+use crate::refusal::{self, Database, Verdict};
+use crate::{Agents, Caller, Observer, broker, epoch, lineage, timelines};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -92,18 +93,35 @@ pub async fn fold(
         network_revision: known.network_revision,
         forget: vec![],
         numbers: None,
-        refused: older(request, &lineage, counter, epoch),
+        timelines: vec![],
+        follows: None,
+        refused: None,
         lineage,
     };
-    if let Some(why) = &reply.refused {
-        tracing::error!(%host_id, why, "this database is refused by a host");
-        return Ok(reply);
+    let numbers = outbox::numbers(tx, host_id).await?;
+    reply.timelines = timelines::told(tx, host_id, numbers.watermark).await?;
+    let database = Database {
+        lineage: &reply.lineage,
+        counter,
+        epoch,
+    };
+    match refusal::judge(tx, &database, request).await? {
+        Verdict::Refuse(why) => {
+            tracing::error!(%host_id, why, "this database is refused by a host");
+            refusal::note(tx, env.now(), request, &why).await?;
+            reply.refused = Some(why);
+            return Ok(reply);
+        }
+        Verdict::Obey { follows } => reply.follows = follows,
     }
+    reply.numbers = Some(numbers);
     seen(tx, env.now(), request, &known).await?;
-    if let Some(start) = &request.start
-        && epoch::note(tx, host_id, start).await?
-    {
-        reply.epoch += 1;
+    if let Some(start) = &request.start {
+        let raised = epoch::note(tx, host_id, start).await?;
+        reply.epoch += u64::from(raised.is_some());
+        if raised == Some(epoch::Raised::OtherJournal) && request.starting {
+            missing(tx, env, observer, request).await?;
+        }
     }
     if request.starting && !request.knows_accounts {
         broker::has_none(tx, host_id).await?;
@@ -121,29 +139,10 @@ pub async fn fold(
         params![host_id],
     )
     .await?;
-    reply.numbers = Some(outbox::numbers(tx, host_id).await?);
+    if let Some(newest) = timelines::newest(tx).await? {
+        refusal::obeyed(tx, request, &newest, numbers.watermark).await?;
+    }
     Ok(reply)
-}
-
-/// Rule 5: why this database must not be obeyed, if it is older than what the agent has seen.
-fn older(request: &SyncRequest, lineage: &str, counter: u64, epoch: u64) -> Option<String> {
-    let other = request.lineage.as_deref().filter(|l| *l != lineage);
-    if let Some(other) = other {
-        return Some(format!(
-            "this controller's database is {lineage}, and this host has served {other}: if that is \
-             meant, tell the agent to accept it (accept_lineage)"
-        ));
-    }
-    let same = request.lineage.is_some();
-    if same && (request.lineage_counter > counter || request.epoch > epoch) {
-        return Some(format!(
-            "this controller's database is older (counter {counter}, epoch {epoch}) than what this \
-             host has seen (counter {}, epoch {}): it was restored from a backup. Decide which is \
-             right, then tell the agent to accept it (accept_lineage)",
-            request.lineage_counter, request.epoch
-        ));
-    }
-    None
 }
 
 async fn seen(
@@ -210,6 +209,40 @@ async fn observed(
         return Ok(true);
     }
     observer.observed(tx, env, instance_id, seen).await
+}
+
+/// An agent with another journal says all that its host has. What it does not name is not there any more:
+/// that is told, and nothing is given back.
+async fn missing(
+    tx: &mut Tx,
+    env: &Env,
+    observer: &dyn Observer,
+    request: &SyncRequest,
+) -> Result<(), StoreError> {
+    let rows: Vec<(VmmId, InstanceId)> = tx
+        .query(
+            "SELECT id, instance_id FROM vmms WHERE host_id = $1 AND deleted_at IS NULL",
+            params![request.host_id],
+        )
+        .await?;
+    for (vmm_id, instance_id) in rows {
+        if request
+            .observations
+            .iter()
+            .any(|seen| seen.vmm_id == vmm_id)
+        {
+            continue;
+        }
+        let gone = Observation {
+            vmm_id,
+            observation: 0,
+            state: VmmState::Deleted,
+            error: None,
+        };
+        // What is under way there finds out by itself.
+        observer.observed(tx, env, instance_id, &gone).await?;
+    }
+    Ok(())
 }
 
 /// A guest that was deleted is there again: its host's disk was restored. Its row is its tombstone, which

@@ -67,7 +67,6 @@ pub async fn app_with(services: fn() -> Router<AppState>) -> App {
         rng,
         base_url: "http://controller.test".into(),
         image_dir: Arc::new(directory),
-        lineage: "of-a-test".into(),
         wake: Arc::default(),
         wake_outbox: Arc::default(),
         broker_accounts: None,

@@ -246,6 +246,7 @@ pub async fn remove(directory: &Path, id: Uuid, sha512: &str) -> std::io::Result
 pub fn sweep(
     directory: &Path,
     now: SystemTime,
+    parts_too: bool,
     known: impl Fn(Uuid, Option<&str>) -> bool,
 ) -> std::io::Result<Vec<String>> {
     let mut removed = Vec::new();
@@ -266,7 +267,7 @@ pub fn sweep(
             None => (name.as_str(), None),
         };
         let stale = match (data, Uuid::parse_str(id)) {
-            (Some("part"), _) => age > Duration::from_secs(24 * 3600),
+            (Some("part"), _) => parts_too && age > Duration::from_secs(24 * 3600),
             (data, Ok(id)) => age > Duration::from_secs(3600) && !known(id, data),
             _ => false, // not ours
         };
@@ -345,13 +346,20 @@ mod tests {
         }
         let is_known = |id: Uuid, data: Option<&str>| id == known && data != Some("0b");
         let later = |hours: u64| SystemTime::now() + Duration::from_secs(hours * 3600);
-        assert_eq!(sweep(directory, later(0), is_known).unwrap(), [""; 0]);
-        let mut swept = sweep(directory, later(2), is_known).unwrap();
+        assert_eq!(sweep(directory, later(0), true, is_known).unwrap(), [""; 0]);
+        let mut swept = sweep(directory, later(2), true, is_known).unwrap();
         swept.sort();
         let mut orphans = [orphan.to_string(), given_up];
         orphans.sort();
         assert_eq!(swept, orphans);
-        assert_eq!(sweep(directory, later(25), is_known).unwrap(), ["x.part"]);
+        assert_eq!(
+            sweep(directory, later(25), false, is_known).unwrap(),
+            [""; 0]
+        );
+        assert_eq!(
+            sweep(directory, later(25), true, is_known).unwrap(),
+            ["x.part"]
+        );
         assert_eq!(std::fs::read_dir(directory).unwrap().count(), 3);
     }
 }

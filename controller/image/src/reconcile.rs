@@ -10,7 +10,7 @@
 use crate::{files, records};
 use berth_controller_core::AppState;
 use berth_controller_core::store::StoreError;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 /// Milliseconds of silence after which an upload is over: ten of its signs did not come.
@@ -52,26 +52,36 @@ pub async fn prune(app: &AppState) -> Result<u64, StoreError> {
         .await
 }
 
-/// Removes files that no image has. Reads the whole directory: not for every round.
+/// Removes files of images that were deleted, and, while nobody disputes this database (PROTOCOL.md,
+/// rule 5), what is left of uploads that came to nothing. The file of an image that the database does not
+/// know is left alone: it may have been restored from a backup. Reads the whole directory: not for every
+/// round.
 ///
 /// # Errors
 /// The store's. What the file system refuses is logged, and tried again.
-pub async fn sweep(app: &AppState) -> Result<u64, StoreError> {
+pub async fn sweep(app: &AppState, is_undisputed: bool) -> Result<u64, StoreError> {
     // Rows before files: a file whose image came in between is too young to be removed.
-    let known: HashMap<_, _> = app
-        .store
-        .tx(|tx| Box::pin(records::ids(tx)))
-        .await?
-        .into_iter()
-        .collect();
+    let (known, retired) = app.store.tx(|tx| Box::pin(records::ids(tx))).await?;
+    let known: HashMap<_, _> = known.into_iter().collect();
+    let retired: HashSet<_> = retired.into_iter().collect();
     let millis = u64::try_from(app.clock.now_millis()).unwrap_or(0);
     let now = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
     let directory = app.image_dir.clone();
     let swept = tokio::task::spawn_blocking(move || {
-        files::sweep(&directory, now, |id, data| match (known.get(&id), data) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(sha512), Some(data)) => sha512.as_ref().is_some_and(|s| s.starts_with(data)),
+        files::sweep(&directory, now, is_undisputed, |id, data| {
+            match (known.get(&id), data) {
+                (None, _) => {
+                    let keeps = !retired.contains(&id);
+                    if keeps {
+                        tracing::warn!(%id, "a file of an image that this database does not know; left alone");
+                    }
+                    keeps
+                }
+                (Some(_), None) => true,
+                (Some(sha512), Some(data)) => {
+                    !is_undisputed || sha512.as_ref().is_some_and(|s| s.starts_with(data))
+                }
+            }
         })
     });
     match swept.await {
@@ -136,20 +146,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_file_of_a_deleted_image_is_swept_and_that_of_a_live_one_is_not() {
+    async fn only_the_file_of_an_image_that_was_deleted_is_swept_while_the_database_is_disputed() {
         let app = app().await;
         let client = Client::admin(&app).await;
-        let (live, gone) = (queued(&client).await, Uuid::new_v4());
+        let (live, gone) = (queued(&client).await, queued(&client).await);
+        let unknown = Uuid::new_v4();
+        let deleted = client.delete(&format!("/image/v2/images/{gone}")).await;
+        assert_eq!(deleted.status, 204);
         std::fs::create_dir_all(&*app.image_dir).unwrap();
-        for id in [live, gone] {
-            let path = files::older_path(&app.image_dir, id);
+        let data = "0".repeat(128);
+        let of = |id: Uuid| files::path(&app.image_dir, id, &data);
+        let kept = files::older_path(&app.image_dir, live);
+        for path in [kept.clone(), of(live), of(gone), of(unknown)] {
             let file = std::fs::File::create(path).unwrap();
             let old = SystemTime::now() - Duration::from_secs(2 * 3600);
             file.set_modified(old).unwrap();
         }
-        assert_eq!(sweep(&app).await.unwrap(), 1);
-        assert!(files::older_path(&app.image_dir, live).exists());
-        assert!(!files::older_path(&app.image_dir, gone).exists());
+        let there = || {
+            [
+                kept.exists(),
+                of(live).exists(),
+                of(gone).exists(),
+                of(unknown).exists(),
+            ]
+        };
+        assert_eq!(sweep(&app, false).await.unwrap(), 1);
+        assert_eq!(there(), [true, true, false, true]);
+        // Of an upload that came to nothing.
+        assert_eq!(sweep(&app, true).await.unwrap(), 1);
+        assert_eq!(there(), [true, false, false, true]);
     }
 
     #[tokio::test]

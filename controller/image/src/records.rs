@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
 use berth_controller_core::{ApiError, params, policy::Reach};
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// An image as stored.
 #[derive(Clone, Debug)]
@@ -305,12 +306,14 @@ pub async fn end_silent_uploads(tx: &mut Tx, before: i64, now: i64) -> Result<u6
     tx.execute(sql, params![now, before]).await
 }
 
-/// The ids of all images, each with the checksum of its data, if it has some.
+/// Every image's id and checksum, and the ids of those that were deleted.
 ///
 /// # Errors
 /// The store's.
-pub async fn ids(tx: &mut Tx) -> Result<Vec<(uuid::Uuid, Option<String>)>, StoreError> {
-    tx.query("SELECT id, sha512 FROM images", params![]).await
+pub async fn ids(tx: &mut Tx) -> Result<(Vec<(Uuid, Option<String>)>, Vec<Uuid>), StoreError> {
+    let known = tx.query("SELECT id, sha512 FROM images", params![]).await?;
+    let retired: Vec<(Uuid,)> = tx.query("SELECT id FROM retired_images", params![]).await?;
+    Ok((known, retired.into_iter().map(|(id,)| id).collect()))
 }
 
 /// How many bytes of images a project stores.

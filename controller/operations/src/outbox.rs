@@ -99,11 +99,13 @@ pub async fn put(
     command: &str,
     envelope: Envelope,
 ) -> Result<(), StoreError> {
-    let number = draw_number(tx, envelope.host_id).await?;
+    let drawn = draw_number(tx, envelope.host_id).await?;
+    let number = drawn.number;
     let envelope = Envelope {
         command: command.to_owned(),
         host_number: Some(number),
-        lineage: env.lineage.to_string(),
+        timeline: drawn.timeline,
+        lineage: drawn.lineage.unwrap_or_default(),
         ..envelope
     };
     let subject = envelope.subject();
@@ -130,17 +132,37 @@ pub async fn put(
     Ok(())
 }
 
-/// Draws the next number of a command to a host, from 1 (PROTOCOL.md, rule 3).
-async fn draw_number(tx: &mut Tx, host_id: HostId) -> Result<u64, StoreError> {
-    let row: Option<(u64,)> = tx
+/// A number of a host's, and in which timeline of which lineage it was drawn; `None` before any
+/// controller has begun one.
+struct Drawn {
+    number: u64,
+    timeline: Option<uuid::Uuid>,
+    lineage: Option<String>,
+}
+
+/// Draws the next number of a command to a host, from 1 (PROTOCOL.md, rules 3 and 5).
+async fn draw_number(tx: &mut Tx, host_id: HostId) -> Result<Drawn, StoreError> {
+    let row: Option<(u64, Option<i64>)> = tx
         .query_opt(
-            "INSERT INTO host_numbers (host_id, last) VALUES ($1, 1) \
-             ON CONFLICT (host_id) DO UPDATE SET last = host_numbers.last + 1 RETURNING last",
+            "INSERT INTO host_numbers (host_id, last, timeline) \
+             VALUES ($1, 1, (SELECT MAX(number) FROM timelines)) \
+             ON CONFLICT (host_id) DO UPDATE SET last = host_numbers.last + 1 \
+             RETURNING last, timeline",
             params![host_id],
         )
         .await?;
     // An upsert always gives its row.
-    Ok(row.map_or(1, |(last,)| last))
+    let (number, timeline) = row.unwrap_or((1, None));
+    let sql = "SELECT id, lineage FROM timelines WHERE number = $1";
+    let of = tx
+        .query_opt::<(String, String)>(sql, params![timeline])
+        .await?;
+    let (timeline, lineage) = of.unzip();
+    Ok(Drawn {
+        number,
+        timeline: timeline.and_then(|id| id.parse().ok()),
+        lineage,
+    })
 }
 
 /// The last number that was drawn for a host, and its watermark: lower than the number of every

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Kinds that ask hosts; what they are told is noted in `meta`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -137,6 +138,7 @@ impl Apply for Asking {
                 sequence: 1,
                 host_epoch: 1,
                 host_number: None,
+                timeline: None,
                 lineage: String::new(),
                 begin_by: None,
                 silence_limit: 60,
@@ -332,8 +334,17 @@ async fn a_step_is_written_down_and_an_answer_is_folded_in_once() {
 }
 
 #[tokio::test]
-async fn commands_carry_their_subject_their_lineage_and_the_next_number_of_their_host() {
+async fn commands_carry_their_subject_their_timeline_and_the_next_number_of_their_host() {
     let engine = engine().await;
+    let timeline = Uuid::from_u128(7);
+    let begun_one = engine.app.store.tx::<_, StoreError, _>(|tx| {
+        Box::pin(async move {
+            let sql = "INSERT INTO timelines (number, id, lineage, counter, began_at) \
+                       VALUES (1, $1, 'of-a-test', 1, 1)";
+            tx.execute(sql, params![timeline.to_string()]).await
+        })
+    });
+    begun_one.await.unwrap();
     for _ in 0..2 {
         let id = begun(&engine, "asking", 1).await;
         round(&engine, id).await;
@@ -344,7 +355,10 @@ async fn commands_carry_their_subject_their_lineage_and_the_next_number_of_their
     assert_eq!(numbers, [Some(1), Some(2)]);
     for order in orders {
         assert_eq!(order.subject().kind, SubjectKind::Vmm);
-        assert_eq!(order.lineage, "of-a-test");
+        assert_eq!(
+            (&*order.lineage, order.timeline),
+            ("of-a-test", Some(timeline))
+        );
     }
 }
 

@@ -198,6 +198,7 @@ mod tests {
             command: String::new(),
             subject: None,
             host_number: None,
+            timeline: None,
             lineage: String::new(),
             begin_by: None,
             silence_limit: 60,

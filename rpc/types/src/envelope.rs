@@ -5,6 +5,7 @@
 
 use crate::{HostId, MessageId, OperationId, Subject, SubjectKind, VmmId};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Oldest version of a method's body that this build understands.
 pub const METHOD_VERSION_MIN: u32 = 1;
@@ -40,6 +41,10 @@ pub struct Envelope {
     /// releases that draw none.
     #[serde(default)]
     pub host_number: Option<u64>,
+    /// The timeline of the controller's database in which that number was drawn (rule 5): see
+    /// [`crate::link::Timeline`]. `None` from releases that know none.
+    #[serde(default)]
+    pub timeline: Option<Uuid>,
     /// The lineage of the controller's database (rule 5); empty from releases that tell none.
     #[serde(default)]
     pub lineage: String,

@@ -14,7 +14,7 @@
 //! but join and certificate come by a connection in whose handshake the certificate was shown;
 //! an image's bytes carry the bearer token of their [`crate::ImageSpec`] instead.
 
-use crate::{Capacity, HostId, NetworkId, Observation, PortId, VmmId};
+use crate::{Capacity, HostId, NetworkId, Observation, PortId, VmmId, VmmState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -111,6 +111,15 @@ pub struct SyncRequest<O = Observation> {
     /// Which start of the agent this is. Agents of earlier releases do not say.
     #[serde(default)]
     pub start: Option<AgentStart>,
+    /// The timeline of that database that the agent last obeyed; `None` if it told none.
+    #[serde(default)]
+    pub timeline: Option<Uuid>,
+    /// The highest number and watermark of this host's commands that the agent knows of.
+    #[serde(default)]
+    pub numbers: Option<HostNumbers>,
+    /// Whether the agent refuses this controller's database, and what it has (rule 5).
+    #[serde(default)]
+    pub refusal: Option<Refusal>,
     /// The epoch that the agent has stored; 0 if none.
     pub epoch: u64,
     /// The controller database that the agent last spoke to (rule 5), if any.
@@ -174,6 +183,9 @@ impl SyncRequest<Reported> {
             starting: self.starting,
             knows_accounts: self.knows_accounts,
             start: self.start,
+            timeline: self.timeline,
+            numbers: self.numbers,
+            refusal: self.refusal,
             epoch: self.epoch,
             lineage: self.lineage,
             lineage_counter: self.lineage_counter,
@@ -205,6 +217,13 @@ pub struct SyncReply {
     /// The numbers of this host's commands; `None` from releases that know no watermark.
     #[serde(default)]
     pub numbers: Option<HostNumbers>,
+    /// The timelines in which this host's commands above the watermark were drawn, oldest first; the
+    /// last one is the database's own. Empty from releases that know none.
+    #[serde(default)]
+    pub timelines: Vec<Timeline>,
+    /// The lineage in whose place an operator has put this one, if the agent obeyed it and may follow.
+    #[serde(default)]
+    pub follows: Option<String>,
     /// Whether this controller's database is older than what the agent has seen; the agent
     /// then stops consuming until an operator says which is right.
     #[serde(default)]
@@ -219,6 +238,40 @@ pub struct HostNumbers {
     /// Every command up to this one has ended: one that the agent does not know is refused, and a
     /// tombstone with no higher one may be forgotten.
     pub watermark: u64,
+}
+
+/// A stretch of a database's life, from the start of a controller to that of the next one, as one
+/// host sees it. A database that was restored from a backup begins a timeline that agents have not
+/// heard of, and what it noted there of a host is less than what the host knows (PROTOCOL.md, rule 5);
+/// PostgreSQL tells a restored cluster's history from the lost one in the same way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Drawn at random when it began.
+    pub id: Uuid,
+    /// The last number that was drawn for this host before it began.
+    pub above: u64,
+}
+
+/// An agent refuses a database, and says what it has: from that an operator's acceptance goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The timeline that was refused first; `None` from a controller that told none.
+    pub timeline: Option<Uuid>,
+    /// Every VMM that the agent's journal knows.
+    pub records: Vec<Recorded>,
+}
+
+/// What an agent's journal says of one VMM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Which.
+    pub vmm_id: VmmId,
+    /// The highest sequence of its commands.
+    pub sequence: u64,
+    /// The state last seen.
+    pub state: VmmState,
+    /// Whether it was deleted by order, or is being deleted.
+    pub deleted: bool,
 }
 
 /// What a host's networks are to be. Compiled whole; the agent makes it so.

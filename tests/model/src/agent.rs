@@ -5,7 +5,7 @@ use crate::host::{Agent, Host, Note, Process, Vmm};
 use crate::rules::Weakness;
 use crate::words::{Answer, HostNo, Message, Name, Order, Reply, Right, VmmNo, result};
 use crate::world::{Go, Violation, World};
-use berth_agent::record::{Entry, HostRecord, Phase, Verdict};
+use berth_agent::record::{Entry, Phase, Verdict};
 use berth_rpc_types::{MessageId, VmmState};
 use std::collections::BTreeSet;
 
@@ -36,9 +36,10 @@ impl World {
             Some(_) => return None,
             None => {}
         }
-        let (branch, fork) = host.journal.branch;
-        let is_of_a_lost_future = message.name.branch < branch
-            && message.name.number > fork
+        let kept = host.journal.record();
+        let is_heard_of = message.name.branch <= host.journal.branch.0;
+        let is_of_a_lost_future = is_heard_of
+            && !kept.was_drawn(&message.envelope())
             && !rules.lack(Weakness::CounterAlone);
         if message.lineage != host.journal.lineage || host.journal.refuses || is_of_a_lost_future {
             return Some(Reply::Refused);
@@ -46,10 +47,6 @@ impl World {
         if message.epoch != host.journal.epoch {
             return Some(Reply::StaleEpoch);
         }
-        let kept = HostRecord {
-            watermark: host.journal.watermark.into(),
-            ..HostRecord::default()
-        };
         if kept.is_behind(Some(message.name.number.into()))
             && !rules.lack(Weakness::WatermarkNotHeeded)
         {

@@ -2,8 +2,10 @@
 //!
 //! The agent's real record ([`berth_agent::record::VmmRecord`]) decides on every command.
 
-use crate::words::{Message, Name, Right, VmmNo};
+use crate::words::{Message, Name, Right, VmmNo, timeline};
+use berth_agent::host_record::HostRecord;
 use berth_agent::record::VmmRecord;
+use berth_rpc_types::link::Timeline;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -112,6 +114,27 @@ pub struct Journal {
     pub records: BTreeMap<VmmNo, Arc<VmmRecord>>,
     /// The open entries' commands.
     pub open: Vec<Message>,
+}
+
+impl Journal {
+    /// What the real journal has of this, as far as commands are decided on by it: the watermark, and the
+    /// branches as timelines.
+    pub fn record(&self) -> HostRecord {
+        let (newest, fork) = self.branch;
+        let began = [(0, 0), (newest, fork)];
+        let told = &began[..=usize::from(newest > 0)];
+        HostRecord {
+            watermark: self.watermark.into(),
+            timelines: told
+                .iter()
+                .map(|&(branch, above)| Timeline {
+                    id: timeline(branch),
+                    above: above.into(),
+                })
+                .collect(),
+            ..HostRecord::default()
+        }
+    }
 }
 
 /// See the module's words.

@@ -5,6 +5,7 @@ use berth_rpc_types::{
     BootSpec, Command, CommandResult, ConfigDriveSpec, Envelope, HostId, ImageId, ImageSpec,
     InstanceId, MessageId, OperationId, Outcome, VmmId, VmmSpec, VmmState,
 };
+use uuid::Uuid;
 
 /// A host: 0 or 1.
 pub type HostNo = usize;
@@ -109,6 +110,11 @@ impl Name {
     }
 }
 
+/// The real database's timeline that a branch is.
+pub fn timeline(branch: u8) -> Uuid {
+    Uuid::from_u128(u128::from(branch) + 1)
+}
+
 /// A command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Message {
@@ -148,6 +154,7 @@ impl Message {
             command: String::new(),
             subject: None,
             host_number: Some(self.name.number.into()),
+            timeline: Some(timeline(self.name.branch)),
             lineage: String::new(),
             begin_by: None,
             silence_limit: 0,

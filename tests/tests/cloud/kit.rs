@@ -113,7 +113,6 @@ impl Cloud {
                 base_url: "http://controller.test".into(),
                 image_dir: Arc::new(folder.path().join("images")),
                 control: Arc::new(control.clone()),
-                lineage: "of-a-test".into(),
                 wake: Arc::default(),
                 wake_outbox: Arc::default(),
                 broker_accounts: None,

@@ -20,6 +20,7 @@ pub const POINTS: &[&str] = &[
     "agent.journal.compacted",
     "agent.journal.renamed",
     "agent.lost.removed",
+    "agent.refusal.latched",
     "agent.refusal.published",
     "agent.start.drawn",
     "agent.undo.journalled",
@@ -30,6 +31,7 @@ pub const POINTS: &[&str] = &[
     "controller.join.committed",
     "controller.outbox.unroutable",
     "controller.result.passed_on",
+    "controller.timeline.begun",
 ];
 
 /// Each of them once.
@@ -50,6 +52,8 @@ pub fn all(rig: &mut Rig, table: &mut Table) {
         a_host_joins(rig, table, point);
     }
     an_agent_starts(rig, table);
+    a_controller_starts(rig, table);
+    a_host_refuses_the_database(rig, table);
     a_guest_was_given_away(rig, table);
     a_host_has_no_queue(rig, table);
     an_answer_is_in_newer_words(rig, table);
@@ -167,6 +171,7 @@ fn a_command_of_another_epoch_is_refused(rig: &mut Rig, table: &mut Table) {
         command: String::new(),
         subject: None,
         host_number: None,
+        timeline: None,
         lineage: String::new(),
         begin_by: None,
         silence_limit: 60,
@@ -278,6 +283,88 @@ fn an_agent_starts(rig: &mut Rig, table: &mut Table) {
         point,
         "an agent's start",
         "started again",
+        begun,
+    );
+}
+
+/// It dies when it has begun a timeline, and begins another one.
+fn a_controller_starts(rig: &mut Rig, table: &mut Table) {
+    let point = "controller.timeline.begun";
+    let newest = "SELECT MAX(number) FROM timelines";
+    let before: i64 = rig.sql(newest).parse().unwrap();
+    let file = rig.order_file(None);
+    order(&file, point);
+    rig.cloud.controllers[0].kill9().unwrap();
+    rig.tend();
+    let deaths = rig.deaths;
+    let begun = died(rig, &file, deaths, point);
+    let mut server = rig.named("timed", 0);
+    rig.carry_out(Op::Create, &mut server);
+    rig.carry_out(Op::Delete, &mut server);
+    assert!(rig.sql(newest).parse::<i64>().unwrap() >= before + 2);
+    finish(
+        rig,
+        table,
+        point,
+        "a controller's start",
+        "started again",
+        begun,
+    );
+}
+
+/// A host finds that the database is older than what it knows, and dies when it has written that down:
+/// it refuses it still when it is back, and obeys when an operator has accepted it.
+fn a_host_refuses_the_database(rig: &mut Rig, table: &mut Table) {
+    let point = "agent.refusal.latched";
+    let host = host_id(rig, 0);
+    rig.cloud.agents[0].kill9().unwrap();
+    rig.away = Some(0);
+    // The next timeline begins, and notes less of the host than its agent knows.
+    rig.cloud.controllers[0].kill9().unwrap();
+    let newest = "SELECT MAX(number) FROM timelines";
+    let before = rig.sql(newest);
+    rig.tend();
+    let end = Instant::now() + PATIENCE;
+    while rig.sql(newest) == before {
+        assert!(Instant::now() < end, "no timeline begins");
+        sleep(Duration::from_millis(10));
+    }
+    rig.sql(&format!(
+        "UPDATE host_timelines SET epoch = 0 WHERE host_id = '{host}'"
+    ));
+    let file = rig.order_file(Some(0));
+    order(&file, point);
+    rig.away = None;
+    rig.tend();
+    let deaths = rig.deaths;
+    let begun = died(rig, &file, deaths, point);
+    let told = format!("SELECT 1 FROM refusals WHERE host_id = '{host}' AND records IS NOT NULL");
+    while rig.sql(&told) != "1" {
+        assert!(Instant::now() < end, "it does not say what it has");
+        sleep(Duration::from_millis(10));
+    }
+    // The other host has to have said that it obeys.
+    let controller = &rig.cloud.controllers[0];
+    let said = loop {
+        let mut accept = std::process::Command::new(&controller.program);
+        accept.arg("--config").arg(&controller.config);
+        accept.args(["lineage", "accept"]);
+        match berth_tests::process::check(accept, PATIENCE) {
+            Ok(said) => break said,
+            Err(error) => assert!(Instant::now() < end, "{error:#}"),
+        }
+        sleep(Duration::from_millis(100));
+    };
+    assert!(!said.contains("lost") && !said.contains("stray"), "{said}");
+    let mut server = rig.named("accepted", 0);
+    rig.carry_out(Op::Create, &mut server);
+    rig.carry_out(Op::Delete, &mut server);
+    finish(
+        rig,
+        table,
+        point,
+        "a restored database",
+        "refused, accepted",
         begun,
     );
 }

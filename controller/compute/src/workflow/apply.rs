@@ -266,6 +266,7 @@ async fn envelope(
         command: String::new(),
         subject: Some(target.vmm_id.into()),
         host_number: None,
+        timeline: None,
         lineage: String::new(),
     })
 }

@@ -10,6 +10,10 @@ pub fn vm_state_after(vm_state: VmState, seen: Option<VmmState>) -> VmState {
         (VmState::Active | VmState::Paused, Some(VmmState::Stopped | VmmState::Crashed)) => {
             VmState::Stopped
         }
+        // Nobody ordered that.
+        (VmState::Active | VmState::Paused | VmState::Stopped, Some(VmmState::Deleted)) => {
+            VmState::Error
+        }
         (other, _) => other,
     }
 }

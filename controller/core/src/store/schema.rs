@@ -91,6 +91,11 @@ const STEPS: &[Step] = &[
         name: "starts of hosts' agents, and hosts that were removed",
         files: &[include_str!("schema/agent_starts.sql")],
     },
+    Step {
+        number: 13,
+        name: "timelines",
+        files: &[include_str!("schema/timelines.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.
@@ -133,12 +138,7 @@ async fn bring_to(store: &Store, steps: &'static [Step]) -> Result<(), StoreErro
 
 /// Applies what is missing.
 async fn apply(tx: &mut Tx, steps: &[Step], last: i64) -> Result<(), StoreError> {
-    if tx.is_postgres() {
-        // First of all: it is the one statement that a snapshot does not come before, so that
-        // what others did while this waited is seen. SQLite's transaction has its lock.
-        tx.execute("LOCK TABLE schema_steps IN EXCLUSIVE MODE", params![])
-            .await?;
-    }
+    tx.lock("schema_steps").await?;
     let newest = newest(tx).await?;
     if newest > last {
         return Err(StoreError::Newer {

@@ -29,6 +29,20 @@ macro_rules! bound {
 }
 
 impl Tx {
+    /// Keeps others from writing to a table until the transaction ends. To be called before anything is
+    /// read: then what others did while this waited is seen, since it is the one statement that a
+    /// snapshot does not come before. SQLite's transaction has its lock from its beginning.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`]
+    pub async fn lock(&mut self, table: &'static str) -> Result<(), StoreError> {
+        if self.is_postgres() {
+            self.execute(&format!("LOCK TABLE {table} IN EXCLUSIVE MODE"), &[])
+                .await?;
+        }
+        Ok(())
+    }
+
     pub(super) const fn is_postgres(&self) -> bool {
         matches!(self.inner, Inner::Postgres(_))
     }
