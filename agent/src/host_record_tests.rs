@@ -25,6 +25,7 @@ fn reply(timelines: &[Timeline]) -> SyncReply {
             watermark: 4,
         }),
         timelines: timelines.to_vec(),
+        tell: vec![],
         follows: None,
         refused: None,
     }

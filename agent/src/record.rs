@@ -3,7 +3,7 @@
 //! All changes of a record are functions here, free of I/O, so that the rules of PROTOCOL.md
 //! that concern it (sequences, tombstones, observation numbers) are decided in one place.
 
-use berth_rpc_types::link::Recorded;
+use berth_rpc_types::link::{Recorded, StrayGuest};
 use berth_rpc_types::{
     Command, CommandResult, Envelope, MessageId, Observation, Seen, VmmId, VmmSpec, VmmState,
 };
@@ -324,7 +324,18 @@ impl VmmRecord {
             sequence: self.sequence,
             state: self.state,
             deleted: self.is_deleted(),
+            is_described: self.spec.is_some(),
         }
+    }
+
+    /// What a controller that does not know this guest is told of it.
+    pub fn stray(&self) -> Option<StrayGuest> {
+        let spec = self.spec.clone()?;
+        Some(StrayGuest {
+            vmm_id: self.vmm_id,
+            sequence: self.sequence,
+            spec,
+        })
     }
 
     /// The highest number of its commands, if any had one.

@@ -36,7 +36,8 @@ pub(crate) struct Reporter {
     pub applied_networks: AtomicU64,
     /// That document: applied again at each interval, since what it describes may have died.
     pub networks: std::sync::Mutex<Option<NetworkDocument>>,
-    pub one_at_a_time: Mutex<()>,
+    /// Guests of which the last answer asked what they are to be. A report is under way while it is held.
+    pub asked: Mutex<Vec<VmmId>>,
 }
 
 /// Why a report came to nothing.
@@ -103,7 +104,7 @@ impl Reporter {
     /// Reports once, and folds in everything of the answer but the losses, which are the
     /// caller's to remove.
     pub async fn report(&self, starting: bool) -> Result<SyncReply, ReportError> {
-        let _one = self.one_at_a_time.lock().await;
+        let mut asked = self.asked.lock().await;
         let engine = &self.engine;
         let host = engine.journal.host();
         let vmms = engine.journal.vmms();
@@ -132,6 +133,10 @@ impl Reporter {
                 timeline: refused.timeline,
                 records: vmms.iter().map(|record| record.recorded()).collect(),
             }),
+            guests: asked
+                .iter()
+                .filter_map(|id| engine.journal.vmm(*id)?.stray())
+                .collect(),
             epoch: host.epoch,
             lineage: host.lineage.clone(),
             lineage_counter: host.lineage_counter,
@@ -139,6 +144,7 @@ impl Reporter {
             observations: vmms.iter().filter_map(tell).collect(),
         };
         let reply = self.controller.sync(request).await?;
+        asked.clone_from(&reply.tell);
         self.fold(&host, &reply).await?;
         Ok(reply)
     }

@@ -129,7 +129,7 @@ impl Service {
             boot_id,
             applied_networks: AtomicU64::new(u64::MAX),
             networks: std::sync::Mutex::default(),
-            one_at_a_time: tokio::sync::Mutex::default(),
+            asked: tokio::sync::Mutex::default(),
         });
         let handle = Handle {
             engine: Arc::clone(&engine),

@@ -122,6 +122,7 @@ async fn an_older_database_is_refused_whatever_time_and_restarts_do_until_an_ope
         sequence: 1,
         state: VmmState::Running,
         deleted: false,
+        is_described: true,
     };
     assert_eq!(refusal.records, [has]);
     // The other one has caught up, and more than that.

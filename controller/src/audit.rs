@@ -93,7 +93,8 @@ const CHECKS: &[Check] = &[
         detail: "is claimed for, and is closed or unknown",
         sql: "SELECT c.vmm_id AS subject FROM claims c WHERE NOT EXISTS \
               (SELECT 1 FROM vmms v WHERE v.id = c.vmm_id AND v.host_id = c.host_id \
-              AND v.instance_id = c.instance_id AND v.deleted_at IS NULL)",
+              AND v.instance_id = c.instance_id AND v.deleted_at IS NULL) AND NOT EXISTS \
+              (SELECT 1 FROM strays s WHERE s.vmm_id = c.vmm_id AND s.host_id = c.host_id)",
     },
     Check {
         rule: "a VMM has its claim",
@@ -161,7 +162,8 @@ const CHECKS: &[Check] = &[
         detail: "is bound to a VMM that is closed, unknown or elsewhere",
         sql: "SELECT p.id AS subject FROM ports p WHERE p.vmm_id IS NOT NULL AND NOT EXISTS \
               (SELECT 1 FROM vmms v WHERE v.id = p.vmm_id AND v.host_id = p.host_id \
-              AND v.deleted_at IS NULL)",
+              AND v.deleted_at IS NULL) AND NOT EXISTS \
+              (SELECT 1 FROM strays s WHERE s.vmm_id = p.vmm_id AND s.host_id = p.host_id)",
     },
     Check {
         rule: "a second binding is a VMM's",

@@ -1,13 +1,17 @@
-//! `berth-controller`: runs a controller, makes tokens for hosts, accepts a restored database, audits it.
+//! `berth-controller`: runs a controller, makes tokens for hosts, accepts a restored database, adopts
+//! guests, audits.
 
 use anyhow::Context as _;
+use berth_controller::compute::Instances;
+use berth_controller::compute::strays::{self, AdoptError};
 use berth_controller::config::Config;
 use berth_controller::controller::Options;
 use berth_controller::core::Env;
-use berth_controller::core::store::{Store, StoreError};
+use berth_controller::core::store::{Json, Store, StoreError};
 use berth_controller::hosts::acceptance::{self, Standing};
 use berth_controller::{Controller, audit, hosts};
 use berth_rpc::clock::{SystemClock, SystemRng};
+use berth_rpc_types::VmmId;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +45,11 @@ enum Command {
         #[command(subcommand)]
         command: LineageCommand,
     },
+    /// Guests that were found on hosts, and that no server has.
+    Stray {
+        #[command(subcommand)]
+        command: StrayCommand,
+    },
     /// Check the database's invariants; exit 1 if one does not hold.
     Audit {
         /// Nothing is under way: check what holds only then, too.
@@ -59,6 +68,18 @@ enum LineageCommand {
     /// This database is the right one: hosts that refuse it follow it from now on. What it does not
     /// know is left alone, and what hosts no longer have is lost.
     Accept,
+}
+
+#[derive(Subcommand)]
+enum StrayCommand {
+    /// List them.
+    List,
+    /// Make a server of one again, with its id, name, project, ports and disks; it can be used, and
+    /// deleted, like any other.
+    Adopt {
+        /// The guest's VMM id.
+        vmm: VmmId,
+    },
 }
 
 #[derive(Subcommand)]
@@ -93,6 +114,12 @@ fn main() -> anyhow::Result<ExitCode> {
             Command::Lineage {
                 command: LineageCommand::Accept,
             } => accept_lineage(&config).await,
+            Command::Stray {
+                command: StrayCommand::List,
+            } => list_strays(&config).await,
+            Command::Stray {
+                command: StrayCommand::Adopt { vmm },
+            } => adopt(&config, vmm).await,
             Command::Audit { at_rest, json } => run_audit(&config, at_rest, json).await,
         }
     })
@@ -185,7 +212,7 @@ async fn show_lineage(config: &Config) -> anyhow::Result<ExitCode> {
 
 async fn accept_lineage(config: &Config) -> anyhow::Result<ExitCode> {
     let store = Store::connect_beside(&config.database_url()).await?;
-    let done = acceptance::accept(&store, &env(config)).await?;
+    let done = acceptance::accept(&store, &env(config), Arc::new(Instances)).await?;
     println!(
         "lineage {} is obeyed by {} more hosts at their next reports",
         done.lineage, done.hosts
@@ -196,6 +223,36 @@ async fn accept_lineage(config: &Config) -> anyhow::Result<ExitCode> {
     for vmm_id in &done.strays {
         println!("stray: {vmm_id}, which this database does not know");
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list_strays(config: &Config) -> anyhow::Result<ExitCode> {
+    let store = Store::connect_beside(&config.database_url()).await?;
+    let strays = store.tx::<_, StoreError, _>(|tx| Box::pin(hosts::strays::list(tx)));
+    for stray in strays.await? {
+        let what = match stray.spec {
+            Some(Json(spec)) => format!(
+                "server {} ({:?}) of project {}",
+                spec.instance_id, spec.name, spec.project_id
+            ),
+            None => "what it is to be is not known".into(),
+        };
+        println!(
+            "{} on {}, {}: {what}",
+            stray.vmm_id, stray.hostname, stray.state
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn adopt(config: &Config, vmm: VmmId) -> anyhow::Result<ExitCode> {
+    let store = Store::connect_beside(&config.database_url()).await?;
+    let env = env(config);
+    let adopted = store.tx::<_, AdoptError, _>(|tx| {
+        let env = env.clone();
+        Box::pin(async move { strays::adopt(tx, &env, vmm).await })
+    });
+    println!("{vmm} is server {}", adopted.await?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -281,6 +281,7 @@ async fn forge(cloud: &Cloud, command: &Envelope) {
         timeline: None,
         numbers: None,
         refusal: None,
+        guests: vec![],
         knows_accounts: true,
         epoch: 0,
         lineage: None,

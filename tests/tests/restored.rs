@@ -24,12 +24,12 @@ fn sql(cloud: &Cloud, database: &str, sql: &str) -> String {
     postgres.query(database, sql).unwrap().trim().to_owned()
 }
 
-/// `berth-controller lineage`: whether it ended well, and what it said.
-fn lineage(cloud: &Cloud, what: &str) -> (bool, String) {
+/// `berth-controller` with these arguments: whether it ended well, and what it said.
+fn ask(cloud: &Cloud, arguments: &[&str]) -> (bool, String) {
     let controller = &cloud.controllers[0];
     let mut command = Command::new(&controller.program);
     command.arg("--config").arg(&controller.config);
-    command.args(["lineage", what]);
+    command.args(arguments);
     let output = process::run(command, PATIENCE).unwrap();
     let said = [output.stdout, output.stderr].concat();
     (
@@ -42,7 +42,7 @@ fn lineage(cloud: &Cloud, what: &str) -> (bool, String) {
 fn until_all(cloud: &Cloud, says: &str) {
     let mut last = String::new();
     let reached = wait_until(PATIENCE, || {
-        last = lineage(cloud, "show").1;
+        last = ask(cloud, &["lineage", "show"]).1;
         let hosts: Vec<_> = last
             .lines()
             .filter(|line| line.starts_with("simulated-"))
@@ -126,7 +126,7 @@ fn hosts_refuse_a_restored_database_until_it_is_accepted_and_obey_it_then() {
     let (kept, gone) = (make(&cloud, "kept", 0), make(&cloud, "gone", 0));
     let elsewhere = make(&cloud, "elsewhere", 1);
     until_all(&cloud, "obeys it");
-    let (accepted, why) = lineage(&cloud, "accept");
+    let (accepted, why) = ask(&cloud, &["lineage", "accept"]);
     assert!(!accepted && why.contains("nothing to accept"), "{why}");
     cloud.controllers[0].kill9().unwrap();
     copy(&cloud, "berth", "backup");
@@ -150,21 +150,30 @@ fn hosts_refuse_a_restored_database_until_it_is_accepted_and_obey_it_then() {
     cloud.controllers[0].start(&[]).unwrap();
     until_all(&cloud, "refuses it");
 
+    // The guest that it does not know keeps its address, whatever is asked for.
+    let held = "SELECT COUNT(*) FROM ports WHERE device_owner = 'berth:stray'";
+    let is_held = wait_until(PATIENCE, || {
+        Ok((sql(&cloud, "berth", held) == "1").then_some(()))
+    });
+    assert!(is_held.unwrap().is_some(), "{}", cloud.explain());
+
     // Time and starts cure nothing. What users ask for meanwhile waits.
     let asked = retried(|| users.create(0, "asked", 0));
     for _ in 0..2 {
+        let forgotten = "UPDATE refusals SET why = 'told before'";
+        sql(&cloud, "berth", forgotten);
         for service in cloud.controllers.iter_mut().chain(&mut cloud.agents) {
             service.kill9().unwrap();
             service.start(&[]).unwrap();
         }
-        until_all(&cloud, "refuses it");
+        until_all(&cloud, "refuses it: this");
     }
     assert_eq!(image_files(&cloud), images);
     let runs = |vmm: &str| guest(&cloud, 0, vmm).is_some_and(|guest| guest["process"] == "Running");
     assert!(runs(&later_vmm) && runs(&vmm_of(&cloud, &kept)));
 
     let told = wait_until(PATIENCE, || {
-        let (accepted, said) = lineage(&cloud, "accept");
+        let (accepted, said) = ask(&cloud, &["lineage", "accept"]);
         Ok(accepted.then_some(said))
     });
     let said = told.unwrap().expect("the hosts have said what they have");
@@ -176,7 +185,7 @@ fn hosts_refuse_a_restored_database_until_it_is_accepted_and_obey_it_then() {
         "{said}"
     );
     until_all(&cloud, "obeys it");
-    assert!(lineage(&cloud, "show").0);
+    assert!(ask(&cloud, &["lineage", "show"]).0);
 
     // What was asked for meanwhile is done, and what is asked for now is.
     users.until(&cloud, &asked, Some("ACTIVE"));
@@ -190,10 +199,52 @@ fn hosts_refuse_a_restored_database_until_it_is_accepted_and_obey_it_then() {
     let strays = sql(&cloud, "berth", "SELECT vmm_id FROM strays");
     assert_eq!(strays, later_vmm);
     assert_eq!(image_files(&cloud), images);
-    for id in [&kept, &elsewhere, &gone, &asked] {
+
+    // What it has is held for it, and an operator makes a server of it again.
+    let held = addresses(&cloud, &format!("p.device_id = '{later}'"));
+    assert!(!held.is_empty());
+    let other = users.create(0, "other", 0).unwrap();
+    users.until(&cloud, &other, Some("ACTIVE"));
+    assert_ne!(
+        addresses(&cloud, &format!("p.instance_id = '{other}'")),
+        held
+    );
+    let claims = format!("SELECT COUNT(*) FROM claims WHERE vmm_id = '{later_vmm}'");
+    assert_eq!(sql(&cloud, "berth", &claims), "1");
+    let (listed, said) = ask(&cloud, &["stray", "list"]);
+    assert!(
+        listed && said.contains(&later) && said.contains("\"later\""),
+        "{said}"
+    );
+    let (adopted, said) = ask(&cloud, &["stray", "adopt", &later_vmm]);
+    assert!(adopted && said.contains(&later), "{said}");
+    let (again, why) = ask(&cloud, &["stray", "adopt", &later_vmm]);
+    assert!(!again && why.contains("is no stray"), "{why}");
+    users.until(&cloud, &later, Some("ACTIVE"));
+    assert_eq!(
+        addresses(&cloud, &format!("p.instance_id = '{later}'")),
+        held
+    );
+    cloud.audit().unwrap();
+    for (action, status) in [("os-stop", "SHUTOFF"), ("os-start", "ACTIVE")] {
+        users.ask(0, &json!({action: null}), &later).unwrap();
+        users.until(&cloud, &later, Some(status));
+    }
+    for id in [&kept, &elsewhere, &gone, &asked, &other, &later] {
         users.ask(0, &Value::Null, id).unwrap();
         users.until(&cloud, id, None);
     }
+    assert_eq!(guest(&cloud, 0, &later_vmm), None);
+    cloud.audit().unwrap();
+    assert_eq!(sql(&cloud, "berth", "SELECT COUNT(*) FROM ports"), "0");
+}
+
+/// The places of ports' addresses in their subnets.
+fn addresses(cloud: &Cloud, which: &str) -> String {
+    let places = format!(
+        "SELECT a.position FROM ports p JOIN address_allocations a ON a.holder = p.id WHERE {which}"
+    );
+    sql(cloud, "berth", &places)
 }
 
 /// A controller that was just started answers soon.

@@ -101,6 +101,7 @@ impl Controller for DoubleController {
             lost: double.lost.clone(),
             acknowledged,
             timelines: double.timelines.clone(),
+            tell: Vec::new(),
             follows: double.follows.clone(),
             lineage: double.lineage.clone(),
             lineage_counter: double.counter,

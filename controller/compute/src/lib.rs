@@ -28,6 +28,7 @@ pub mod placement;
 pub mod quotas;
 pub mod reconcile;
 pub mod states;
+pub mod strays;
 pub mod workflow;
 
 pub use observer::Instances;

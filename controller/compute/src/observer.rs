@@ -2,12 +2,14 @@
 
 use crate::actions;
 use crate::instances::{self, Fault, Instance};
+use crate::strays;
 use crate::workflow::{Begin, BeginError, Kind, begin, power};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{Env, Origin, params};
 use berth_controller_hosts::Observer;
 use berth_controller_network as network;
-use berth_rpc_types::{InstanceId, Observation, PowerState, VmState, VmmState};
+use berth_rpc_types::spec::VmmSpec;
+use berth_rpc_types::{HostId, InstanceId, Observation, PowerState, VmState, VmmId, VmmState};
 use futures::future::BoxFuture;
 
 /// Instances, as those who are told what hosts see.
@@ -23,6 +25,27 @@ impl Observer for Instances {
         seen: &'a Observation,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(observed(tx, env, instance_id, seen))
+    }
+
+    fn found<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        env: &'a Env,
+        vmm_id: VmmId,
+        host_id: HostId,
+        spec: &'a VmmSpec,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(strays::hold(tx, env.now(), vmm_id, host_id, spec))
+    }
+
+    fn gone<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        vmm_id: VmmId,
+        host_id: HostId,
+        spec: &'a VmmSpec,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(strays::let_go(tx, vmm_id, host_id, spec))
     }
 }
 

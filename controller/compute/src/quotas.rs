@@ -28,6 +28,15 @@ pub struct ComputeLimits {
     pub ram: i64,
 }
 
+impl ComputeLimits {
+    /// None.
+    pub const NONE: Self = Self {
+        instances: -1,
+        cores: -1,
+        ram: -1,
+    };
+}
+
 /// What a project uses now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {

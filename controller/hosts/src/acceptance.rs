@@ -5,17 +5,19 @@
 //! database ordered is taken for what this one orders, and nothing that this one orders is superseded.
 //! A guest that its host no longer has, or is deleting, goes onto the host's lost list: an older message
 //! that would build it may be on its way, and what it holds is free when its host says that it is gone.
-//! A guest that this database does not know is a stray: it is left alone.
+//! A guest that this database does not know is a stray: it is left alone, and what it has is held for it
+//! ([`crate::strays`]).
 //!
 //! Every host has to have said what it has, or to obey this database, or to be forced down: one that
 //! comes back later refuses, and is accepted then.
 
-use crate::timelines;
-use berth_controller_core::store::{AsStoreError, Store, StoreError, Tx};
+use crate::{Observer, strays, timelines};
+use berth_controller_core::store::{AsStoreError, Json, Store, StoreError, Tx};
 use berth_controller_core::{Env, params, row};
 use berth_rpc_types::link::Recorded;
 use berth_rpc_types::{HostId, VmmId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How a host stands to this database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,13 +152,17 @@ impl AsStoreError for AcceptError {
 ///
 /// # Errors
 /// [`AcceptError`]
-pub async fn accept(store: &Store, env: &Env) -> Result<Accepted, AcceptError> {
+pub async fn accept(
+    store: &Store,
+    env: &Env,
+    observer: Arc<dyn Observer>,
+) -> Result<Accepted, AcceptError> {
     store
         .tx(|tx| {
-            let env = env.clone();
+            let (env, observer) = (env.clone(), Arc::clone(&observer));
             Box::pin(async move {
                 tx.lock("host_numbers").await?;
-                accept_in(tx, &env).await
+                accept_in(tx, &env, &*observer).await
             })
         })
         .await
@@ -176,7 +182,11 @@ row! {
     }
 }
 
-async fn accept_in(tx: &mut Tx, env: &Env) -> Result<Accepted, AcceptError> {
+async fn accept_in(
+    tx: &mut Tx,
+    env: &Env,
+    observer: &dyn Observer,
+) -> Result<Accepted, AcceptError> {
     let hosts = standing(tx).await?;
     let refuses = |host: &HostStanding| matches!(host.standing, Standing::Refuses { .. });
     if !hosts.iter().any(refuses) {
@@ -215,7 +225,7 @@ async fn accept_in(tx: &mut Tx, env: &Env) -> Result<Accepted, AcceptError> {
             follow(tx, env.now(), &done.lineage, other).await?;
         }
         raise(tx, told).await?;
-        records(tx, env.now(), told, &mut done).await?;
+        records(tx, env, observer, told, &mut done).await?;
     }
     // What the lost database gave away on a host that knows of nothing else, nobody can say.
     tx.execute("UPDATE hosts SET epoch = epoch + 1", &[])
@@ -286,10 +296,12 @@ async fn raise(tx: &mut Tx, told: &Told) -> Result<(), StoreError> {
 /// Sequences rise; what is missing is lost; what nobody knows is a stray.
 async fn records(
     tx: &mut Tx,
-    now: i64,
+    env: &Env,
+    observer: &dyn Observer,
     told: &Told,
     done: &mut Accepted,
 ) -> Result<(), AcceptError> {
+    let now = env.now();
     let unreadable = |error: serde_json::Error| {
         AcceptError::Unreadable(told.hostname.clone(), error.to_string())
     };
@@ -328,12 +340,22 @@ async fn records(
         }
     }
     for record in records.into_values().filter(|record| !record.deleted) {
+        let is_settled = strays::is_settled(tx, told.host_id, record.vmm_id).await?;
+        if record.is_described && !is_settled {
+            return Err(AcceptError::NotTold(told.hostname.clone()));
+        }
         tx.execute(
             "INSERT INTO strays (vmm_id, host_id, state, seen_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (vmm_id, host_id) DO UPDATE SET state = excluded.state",
             params![record.vmm_id, told.host_id, record.state.as_str(), now],
         )
         .await?;
+        let stray = strays::find(tx, record.vmm_id).await?;
+        if let Some(Json(spec)) = stray.and_then(|stray| stray.spec) {
+            observer
+                .found(tx, env, record.vmm_id, told.host_id, &spec)
+                .await?;
+        }
         done.strays.push(record.vmm_id);
     }
     Ok(())

@@ -7,6 +7,7 @@
 //! - [`broker`]: a host's queues, and its account there.
 //! - [`sync`]: epoch, lost guests, what was seen, and what is acknowledged; [`observer`]: who is
 //!   told what was seen.
+//! - [`strays`]: guests that no server has.
 //! - [`fences`]: an administrator's word that a host is off, and what follows from it.
 //! - [`epoch`]: what raises a host's epoch but for a fence; [`removal`]: a host that has nothing goes.
 //! - [`lineage`], [`timelines`]: which database this is, and how old; `refusal`: which agents must not
@@ -30,6 +31,7 @@ pub mod observer;
 pub mod reconcile;
 mod refusal;
 pub mod removal;
+pub mod strays;
 pub mod sync;
 #[cfg(test)]
 mod tests;

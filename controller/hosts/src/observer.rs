@@ -2,6 +2,7 @@
 
 use berth_controller_core::Env;
 use berth_controller_core::store::{StoreError, Tx};
+use berth_rpc_types::spec::VmmSpec;
 use berth_rpc_types::{HostId, InstanceId, Observation, VmmId};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -27,4 +28,24 @@ pub trait Observer: Send + Sync {
         instance_id: InstanceId,
         seen: &'a Observation,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// A guest was found that no server has, and this is what it is to be: what it has is to be held for
+    /// it. Told again, it is the same.
+    fn found<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        env: &'a Env,
+        vmm_id: VmmId,
+        host_id: HostId,
+        spec: &'a VmmSpec,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Such a guest is not there any more.
+    fn gone<'a>(
+        &'a self,
+        tx: &'a mut Tx,
+        vmm_id: VmmId,
+        host_id: HostId,
+        spec: &'a VmmSpec,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
 }

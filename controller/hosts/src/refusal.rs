@@ -65,30 +65,36 @@ pub(crate) async fn judge(
             database.lineage
         )));
     }
-    let accepted = accepted(tx, request.host_id).await?;
-    let noted = match (accepted, request.timeline) {
+    let obeyed = match request.timeline {
+        Some(id) => timelines::find(tx, &id.to_string()).await?,
+        None => None,
+    };
+    // Until the agent has followed: then it is compared as any other is.
+    let accepted = accepted(tx, request.host_id).await?.filter(|accepted| {
+        let has_followed = |obeyed: &Begun| obeyed.number >= *accepted;
+        !obeyed.as_ref().is_some_and(has_followed)
+    });
+    let noted = match (accepted, &obeyed, request.timeline) {
         // The numbers were raised above what the host knows; what waits below its watermark is
         // ordered anew.
-        (Some(timeline), _) => at(tx, request.host_id, timeline).await?.map(|noted| Noted {
+        (Some(timeline), ..) => at(tx, request.host_id, timeline).await?.map(|noted| Noted {
             watermark: noted.last,
             ..noted
         }),
+        (None, Some(obeyed), _) => after(tx, request.host_id, obeyed.number).await?,
+        (None, None, Some(id)) => {
+            return Ok(Verdict::Refuse(format!(
+                "this host has obeyed a controller's start ({id}) that this controller's database does \
+                 not remember: it was restored from a backup. {ACCEPT}"
+            )));
+        }
         // Of a release that knew none: what the rows say now is all that there is.
-        (None, None) => Some(Noted {
+        (None, None, None) => Some(Noted {
             counter: database.counter,
             epoch: database.epoch,
             last: u64::MAX,
             watermark: u64::MAX,
         }),
-        (None, Some(id)) => match timelines::find(tx, &id.to_string()).await? {
-            None => {
-                return Ok(Verdict::Refuse(format!(
-                    "this host has obeyed a controller's start ({id}) that this controller's database \
-                     does not remember: it was restored from a backup. {ACCEPT}"
-                )));
-            }
-            Some(obeyed) => after(tx, request.host_id, obeyed.number).await?,
-        },
     };
     // Nothing began since; or it joined anew since.
     let Some(noted) = noted else {

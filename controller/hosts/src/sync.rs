@@ -7,7 +7,7 @@
 //! agent has seen says so of itself (`refused`), and folds nothing in.
 
 use crate::refusal::{self, Database, Verdict};
-use crate::{Agents, Caller, Observer, broker, epoch, lineage, timelines};
+use crate::{Agents, Caller, Observer, broker, epoch, lineage, strays, timelines};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -94,6 +94,7 @@ pub async fn fold(
         forget: vec![],
         numbers: None,
         timelines: vec![],
+        tell: vec![],
         follows: None,
         refused: None,
         lineage,
@@ -105,10 +106,14 @@ pub async fn fold(
         counter,
         epoch,
     };
+    strays::note(tx, env.now(), request).await?;
     match refusal::judge(tx, &database, request).await? {
         Verdict::Refuse(why) => {
             tracing::error!(%host_id, why, "this database is refused by a host");
             refusal::note(tx, env.now(), request, &why).await?;
+            strays::seen_by_refusing(tx, env, request).await?;
+            strays::hold(tx, env, observer, request).await?;
+            reply.tell = strays::asked(tx, host_id).await?;
             reply.refused = Some(why);
             return Ok(reply);
         }
@@ -132,6 +137,8 @@ pub async fn fold(
             reply.acknowledged.push(seen);
         }
     }
+    strays::hold(tx, env, observer, request).await?;
+    reply.tell = strays::asked(tx, host_id).await?;
     // Until the host itself says that it has removed them: that is no request's end.
     reply.lost = vmms(
         tx,
@@ -191,7 +198,7 @@ async fn observed(
         )
         .await?;
     let Some((instance_id, known, deleted_at)) = row else {
-        stray(tx, env.now(), host_id, seen).await?;
+        strays::seen(tx, env, observer, host_id, seen).await?;
         return Ok(true);
     };
     if seen.state == VmmState::Deleted {
@@ -266,29 +273,5 @@ async fn lose_again(
         tracing::warn!(%host_id, vmm_id = %seen.vmm_id, state = %seen.state,
             "a guest that was deleted is there; its host is told to remove it");
     }
-    Ok(())
-}
-
-async fn stray(
-    tx: &mut Tx,
-    now: i64,
-    host_id: HostId,
-    seen: &Observation,
-) -> Result<(), StoreError> {
-    if seen.state == VmmState::Deleted {
-        tx.execute(
-            "DELETE FROM strays WHERE vmm_id = $1 AND host_id = $2",
-            params![seen.vmm_id, host_id],
-        )
-        .await?;
-        return Ok(());
-    }
-    tracing::warn!(%host_id, vmm_id = %seen.vmm_id, state = %seen.state, "a guest that nobody knows; left alone");
-    tx.execute(
-        "INSERT INTO strays (vmm_id, host_id, state, seen_at) VALUES ($1, $2, $3, $4) \
-         ON CONFLICT (vmm_id, host_id) DO UPDATE SET state = excluded.state, seen_at = excluded.seen_at",
-        params![seen.vmm_id, host_id, seen.state.as_str(), now],
-    )
-    .await?;
     Ok(())
 }

@@ -2,15 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::acceptance::{self, AcceptError};
-use crate::{Observer, lineage, sync, timelines};
+use crate::acceptance::{self, AcceptError, Standing};
+use crate::{Observer, lineage, strays, sync, timelines};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{AppState, Env, params};
 use berth_controller_identity::testing;
 use berth_rpc_types::link::{
-    AgentStart, HostNumbers, Recorded, Refusal, SyncReply, SyncRequest, Timeline,
+    AgentStart, HostNumbers, Recorded, Refusal, StrayGuest, SyncReply, SyncRequest, Timeline,
 };
-use berth_rpc_types::{Capacity, HostId, InstanceId, Observation, VmmId, VmmState};
+use berth_rpc_types::spec::{BootSpec, ConfigDriveSpec, VmmSpec};
+use berth_rpc_types::{
+    Capacity, HostId, ImageId, ImageSpec, InstanceId, Observation, VmmId, VmmState,
+};
 use futures::future::BoxFuture;
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
@@ -25,6 +28,8 @@ const INSTANCE: InstanceId = InstanceId::from_u128(5);
 struct Noting {
     acknowledge: bool,
     told: Mutex<Vec<(InstanceId, Observation)>>,
+    /// Strays, and whether they were found or are gone.
+    strays: Mutex<Vec<(VmmId, bool)>>,
 }
 
 impl Observer for Noting {
@@ -37,6 +42,29 @@ impl Observer for Noting {
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.told.lock().unwrap().push((instance_id, seen.clone()));
         Box::pin(async { Ok(self.acknowledge) })
+    }
+
+    fn found<'a>(
+        &'a self,
+        _tx: &'a mut Tx,
+        _env: &'a Env,
+        vmm_id: VmmId,
+        _host_id: HostId,
+        _spec: &'a VmmSpec,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.strays.lock().unwrap().push((vmm_id, true));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn gone<'a>(
+        &'a self,
+        _tx: &'a mut Tx,
+        vmm_id: VmmId,
+        _host_id: HostId,
+        _spec: &'a VmmSpec,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.strays.lock().unwrap().push((vmm_id, false));
+        Box::pin(async { Ok(()) })
     }
 }
 
@@ -106,6 +134,7 @@ async fn told(
         timeline: None,
         numbers: None,
         refusal: None,
+        guests: vec![],
         knows_accounts: true,
         epoch,
         lineage: Some(lineage),
@@ -125,6 +154,7 @@ fn noting(acknowledge: bool) -> Arc<Noting> {
     Arc::new(Noting {
         acknowledge,
         told: Mutex::default(),
+        strays: Mutex::default(),
     })
 }
 
@@ -241,6 +271,14 @@ async fn a_deleted_guest_that_is_there_again_goes_to_the_lost_list_until_it_is_r
 
 /// What an agent that obeys this database says, as `report` does.
 async fn asks(app: &AppState, change: impl FnOnce(&mut SyncRequest)) -> SyncReply {
+    asks_of(app, &noting(true), change).await
+}
+
+async fn asks_of(
+    app: &AppState,
+    observer: &Arc<Noting>,
+    change: impl FnOnce(&mut SyncRequest),
+) -> SyncReply {
     let lineage = app.store.tx(|tx| Box::pin(lineage::read(tx)));
     let (lineage, _) = lineage.await.unwrap();
     let mut request = SyncRequest {
@@ -253,6 +291,7 @@ async fn asks(app: &AppState, change: impl FnOnce(&mut SyncRequest)) -> SyncRepl
         timeline: None,
         numbers: Some(HostNumbers::default()),
         refusal: None,
+        guests: vec![],
         knows_accounts: true,
         epoch: 0,
         lineage: Some(lineage),
@@ -261,7 +300,7 @@ async fn asks(app: &AppState, change: impl FnOnce(&mut SyncRequest)) -> SyncRepl
         observations: vec![],
     };
     change(&mut request);
-    let (env, observer) = (app.env(), noting(true));
+    let env = app.env();
     let folded = app.store.tx(|tx| {
         let (env, observer, request) = (env.clone(), observer.clone(), request.clone());
         Box::pin(async move { sync::fold(tx, &env, &*observer, &request).await })
@@ -373,7 +412,7 @@ async fn what_an_agent_knows_beyond_what_the_next_timeline_began_with_is_of_anot
 async fn a_database_is_accepted_when_every_host_has_said_what_it_has() {
     let app = cloud().await;
     begins(&app).await;
-    let accept = async || acceptance::accept(&app.store, &app.env()).await;
+    let accept = async || acceptance::accept(&app.store, &app.env(), noting(true)).await;
     assert!(matches!(accept().await, Err(AcceptError::NotRefused)));
     let of_the_lost = |request: &mut SyncRequest| {
         request.timeline = Some(Uuid::from_u128(9));
@@ -394,6 +433,7 @@ async fn a_database_is_accepted_when_every_host_has_said_what_it_has() {
         sequence,
         state: VmmState::Running,
         deleted,
+        is_described: false,
     };
     let refusing = |request: &mut SyncRequest| {
         of_the_lost(request);
@@ -427,6 +467,25 @@ async fn a_database_is_accepted_when_every_host_has_said_what_it_has() {
         Box::pin(async move { tx.query_opt::<(u64,)>(sql, params![CLOSED]).await })
     });
     assert_eq!(closed.await.unwrap(), Some((8,)));
+    // It has followed, and goes on as any other does, however much the database counts on.
+    let newest = reply.timelines.last().unwrap().id;
+    for round in 0..3 {
+        for _ in 0..2 {
+            lineage::advance(&app).await.unwrap();
+        }
+        let followed = asks(&app, |request| {
+            (request.timeline, request.epoch) = (Some(newest), reply.epoch);
+            request.lineage_counter = reply.lineage_counter + round;
+            request.numbers = Some(HostNumbers {
+                last: 30,
+                watermark: 30,
+            });
+        })
+        .await;
+        assert_eq!(followed.refused, None);
+    }
+    let standing = app.store.tx(|tx| Box::pin(acceptance::standing(tx)));
+    assert_eq!(standing.await.unwrap()[0].standing, Standing::Obeys);
     // Another host that knows another future is not meant by that.
     let other = asks(&app, |request| {
         refusing(request);
@@ -434,4 +493,71 @@ async fn a_database_is_accepted_when_every_host_has_said_what_it_has() {
     })
     .await;
     assert!(other.refused.is_some());
+}
+
+fn spec() -> VmmSpec {
+    let image = ImageSpec {
+        id: ImageId::from_u128(1),
+        disk_format: "aki".into(),
+        size: 1,
+        sha512: String::new(),
+        path: String::new(),
+        token: String::new(),
+    };
+    VmmSpec {
+        instance_id: INSTANCE,
+        name: "n".into(),
+        project_id: "p".into(),
+        vcpus: 1,
+        memory_mib: 1,
+        boot: BootSpec {
+            kernel: image,
+            ramdisk: None,
+            cmdline: String::new(),
+        },
+        disks: vec![],
+        ports: vec![],
+        config_drive: ConfigDriveSpec::default(),
+    }
+}
+
+fn told_guest(vmm_id: VmmId) -> StrayGuest {
+    StrayGuest {
+        vmm_id,
+        sequence: 3,
+        spec: spec(),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_asked_what_a_stray_is_to_be_and_what_it_has_is_held_until_it_is_gone() {
+    let app = cloud().await;
+    let observer = noting(true);
+    let says = async |observations: Vec<Observation>, guests: Vec<StrayGuest>| {
+        asks_of(&app, &observer, |request| {
+            (request.observations, request.guests) = (observations, guests);
+        })
+        .await
+    };
+    let reply = says(vec![seen(UNKNOWN, 1)], vec![]).await;
+    assert_eq!(reply.tell, [UNKNOWN]);
+    // It says so, and something of which nobody asked: of a guest that has a server, of one that
+    // is nowhere.
+    let nowhere = VmmId::from_u128(9);
+    let guests = [UNKNOWN, KNOWN, nowhere].map(told_guest).to_vec();
+    let reply = says(vec![], guests).await;
+    assert_eq!(reply.tell, []);
+    assert_eq!(*observer.strays.lock().unwrap(), [(UNKNOWN, true)]);
+    let listed = app.store.tx(|tx| Box::pin(strays::list(tx)));
+    let listed = listed.await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].sequence, Some(3));
+    let gone = Observation {
+        state: VmmState::Deleted,
+        ..seen(UNKNOWN, 2)
+    };
+    says(vec![gone], vec![]).await;
+    assert_eq!(observer.strays.lock().unwrap()[1..], [(UNKNOWN, false)]);
+    let listed = app.store.tx(|tx| Box::pin(strays::list(tx)));
+    assert!(listed.await.unwrap().is_empty());
 }

@@ -104,6 +104,31 @@ pub async fn take_any(
     })
 }
 
+/// Takes one given address if it is free and one that can be handed out: whether.
+///
+/// # Errors
+/// The store's.
+pub async fn hold(
+    tx: &mut Tx,
+    subnet_id: &str,
+    cidr: IpNet,
+    address: IpAddr,
+    holder: &str,
+) -> Result<bool, StoreError> {
+    let Some(position) = position(cidr, address).filter(|p| (first(cidr)..=last(cidr)).contains(p))
+    else {
+        return Ok(false);
+    };
+    let taken = tx
+        .execute(
+            "INSERT INTO address_allocations (subnet_id, position, holder) VALUES ($1, $2, $3) \
+             ON CONFLICT DO NOTHING",
+            params![subnet_id, position, holder],
+        )
+        .await?;
+    Ok(taken == 1)
+}
+
 /// Takes one given address.
 ///
 /// # Errors

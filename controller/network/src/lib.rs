@@ -5,6 +5,7 @@
 //!   ports ever hold the same one.
 //! - [`quotas`]: how much a project may have.
 //! - [`servers`]: a server's ports; [`bindings`]: for which VMMs they are bound on which hosts;
+//!   [`strays`]: those of guests that no server has;
 //!   [`documents`]: what a VMM and, over [`agent`], a host is told of them.
 //! - [`api`]: REST in front of them.
 //!
@@ -27,6 +28,7 @@ pub mod ports;
 pub mod quotas;
 pub mod security_groups;
 pub mod servers;
+pub mod strays;
 pub mod subnets;
 
 pub use bindings::{activate, bind, unbind};

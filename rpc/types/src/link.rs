@@ -14,7 +14,7 @@
 //! but join and certificate come by a connection in whose handshake the certificate was shown;
 //! an image's bytes carry the bearer token of their [`crate::ImageSpec`] instead.
 
-use crate::{Capacity, HostId, NetworkId, Observation, PortId, VmmId, VmmState};
+use crate::{Capacity, HostId, NetworkId, Observation, PortId, VmmId, VmmSpec, VmmState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -120,6 +120,9 @@ pub struct SyncRequest<O = Observation> {
     /// Whether the agent refuses this controller's database, and what it has (rule 5).
     #[serde(default)]
     pub refusal: Option<Refusal>,
+    /// What the guests are to be of which the last answer asked ([`SyncReply::tell`]).
+    #[serde(default)]
+    pub guests: Vec<StrayGuest>,
     /// The epoch that the agent has stored; 0 if none.
     pub epoch: u64,
     /// The controller database that the agent last spoke to (rule 5), if any.
@@ -186,6 +189,7 @@ impl SyncRequest<Reported> {
             timeline: self.timeline,
             numbers: self.numbers,
             refusal: self.refusal,
+            guests: self.guests,
             epoch: self.epoch,
             lineage: self.lineage,
             lineage_counter: self.lineage_counter,
@@ -221,6 +225,9 @@ pub struct SyncReply {
     /// last one is the database's own. Empty from releases that know none.
     #[serde(default)]
     pub timelines: Vec<Timeline>,
+    /// Guests that the database does not know: the next report is to say what they are to be.
+    #[serde(default)]
+    pub tell: Vec<VmmId>,
     /// The lineage in whose place an operator has put this one, if the agent obeyed it and may follow.
     #[serde(default)]
     pub follows: Option<String>,
@@ -272,6 +279,20 @@ pub struct Recorded {
     pub state: VmmState,
     /// Whether it was deleted by order, or is being deleted.
     pub deleted: bool,
+    /// Whether the journal knows what it is to be.
+    #[serde(default)]
+    pub is_described: bool,
+}
+
+/// A guest that the controllers' database does not know, as its agent's journal knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrayGuest {
+    /// Which.
+    pub vmm_id: VmmId,
+    /// The highest sequence of its commands.
+    pub sequence: u64,
+    /// What it is to be.
+    pub spec: VmmSpec,
 }
 
 /// What a host's networks are to be. Compiled whole; the agent makes it so.

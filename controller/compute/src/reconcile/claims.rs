@@ -1,5 +1,5 @@
 //! Claims equal what is, or may be, there: one whose VMM is closed is given back, one whose VMM
-//! was never written down is removed.
+//! was never written down is removed, unless it is held for a guest that no server has.
 //!
 //! Both should never be found: a claim and its VMM's row are written and closed together.
 
@@ -22,7 +22,8 @@ pub async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
                 let rows: Vec<(VmmId, HostId)> = tx
                     .query(
                         "SELECT c.vmm_id, c.host_id FROM claims c LEFT JOIN vmms v ON v.id = c.vmm_id \
-                         WHERE v.id IS NULL OR v.deleted_at IS NOT NULL",
+                         WHERE (v.id IS NULL OR v.deleted_at IS NOT NULL) AND NOT EXISTS \
+                         (SELECT 1 FROM strays s WHERE s.vmm_id = c.vmm_id AND s.host_id = c.host_id)",
                         params![],
                     )
                     .await?;

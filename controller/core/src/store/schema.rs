@@ -96,6 +96,11 @@ const STEPS: &[Step] = &[
         name: "timelines",
         files: &[include_str!("schema/timelines.sql")],
     },
+    Step {
+        number: 14,
+        name: "what guests have that no server has",
+        files: &[include_str!("schema/strays.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.
