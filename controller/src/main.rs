@@ -2,7 +2,6 @@
 //! guests, audits.
 
 use anyhow::Context as _;
-use berth_controller::compute::Instances;
 use berth_controller::compute::strays::{self, AdoptError};
 use berth_controller::config::Config;
 use berth_controller::controller::Options;
@@ -212,7 +211,7 @@ async fn show_lineage(config: &Config) -> anyhow::Result<ExitCode> {
 
 async fn accept_lineage(config: &Config) -> anyhow::Result<ExitCode> {
     let store = Store::connect_beside(&config.database_url()).await?;
-    let done = acceptance::accept(&store, &env(config), Arc::new(Instances)).await?;
+    let done = acceptance::accept(&store, &env(config)).await?;
     println!(
         "lineage {} is obeyed by {} more hosts at their next reports",
         done.lineage, done.hosts

@@ -11,13 +11,12 @@
 //! Every host has to have said what it has, or to obey this database, or to be forced down: one that
 //! comes back later refuses, and is accepted then.
 
-use crate::{Observer, strays, timelines};
-use berth_controller_core::store::{AsStoreError, Json, Store, StoreError, Tx};
+use crate::{strays, timelines};
+use berth_controller_core::store::{AsStoreError, Store, StoreError, Tx};
 use berth_controller_core::{Env, params, row};
 use berth_rpc_types::link::Recorded;
 use berth_rpc_types::{HostId, VmmId};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// How a host stands to this database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,17 +151,13 @@ impl AsStoreError for AcceptError {
 ///
 /// # Errors
 /// [`AcceptError`]
-pub async fn accept(
-    store: &Store,
-    env: &Env,
-    observer: Arc<dyn Observer>,
-) -> Result<Accepted, AcceptError> {
+pub async fn accept(store: &Store, env: &Env) -> Result<Accepted, AcceptError> {
     store
         .tx(|tx| {
-            let (env, observer) = (env.clone(), Arc::clone(&observer));
+            let env = env.clone();
             Box::pin(async move {
                 tx.lock("host_numbers").await?;
-                accept_in(tx, &env, &*observer).await
+                accept_in(tx, &env).await
             })
         })
         .await
@@ -182,11 +177,7 @@ row! {
     }
 }
 
-async fn accept_in(
-    tx: &mut Tx,
-    env: &Env,
-    observer: &dyn Observer,
-) -> Result<Accepted, AcceptError> {
+async fn accept_in(tx: &mut Tx, env: &Env) -> Result<Accepted, AcceptError> {
     let hosts = standing(tx).await?;
     let refuses = |host: &HostStanding| matches!(host.standing, Standing::Refuses { .. });
     if !hosts.iter().any(refuses) {
@@ -225,7 +216,7 @@ async fn accept_in(
             follow(tx, env.now(), &done.lineage, other).await?;
         }
         raise(tx, told).await?;
-        records(tx, env, observer, told, &mut done).await?;
+        records(tx, env.now(), told, &mut done).await?;
     }
     // What the lost database gave away on a host that knows of nothing else, nobody can say.
     tx.execute("UPDATE hosts SET epoch = epoch + 1", &[])
@@ -296,12 +287,10 @@ async fn raise(tx: &mut Tx, told: &Told) -> Result<(), StoreError> {
 /// Sequences rise; what is missing is lost; what nobody knows is a stray.
 async fn records(
     tx: &mut Tx,
-    env: &Env,
-    observer: &dyn Observer,
+    now: i64,
     told: &Told,
     done: &mut Accepted,
 ) -> Result<(), AcceptError> {
-    let now = env.now();
     let unreadable = |error: serde_json::Error| {
         AcceptError::Unreadable(told.hostname.clone(), error.to_string())
     };
@@ -339,22 +328,11 @@ async fn records(
             done.lost.push(id);
         }
     }
+    // They were noted, and what they have is held, when their host told of them.
     for record in records.into_values().filter(|record| !record.deleted) {
         let is_settled = strays::is_settled(tx, told.host_id, record.vmm_id).await?;
         if record.is_described && !is_settled {
             return Err(AcceptError::NotTold(told.hostname.clone()));
-        }
-        tx.execute(
-            "INSERT INTO strays (vmm_id, host_id, state, seen_at) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (vmm_id, host_id) DO UPDATE SET state = excluded.state",
-            params![record.vmm_id, told.host_id, record.state.as_str(), now],
-        )
-        .await?;
-        let stray = strays::find(tx, record.vmm_id).await?;
-        if let Some(Json(spec)) = stray.and_then(|stray| stray.spec) {
-            observer
-                .found(tx, env, record.vmm_id, told.host_id, &spec)
-                .await?;
         }
         done.strays.push(record.vmm_id);
     }

@@ -9,6 +9,10 @@ use berth_rpc_types::link::{StrayGuest, SyncRequest};
 use berth_rpc_types::spec::VmmSpec;
 use berth_rpc_types::{HostId, Observation, VmmId, VmmState};
 
+/// How many are noted of a host: more than guests fit on one.
+const LIMIT: i64 = 1000;
+/// Ports, or disks, that a guest may have.
+const PARTS: usize = 64;
 /// How many an agent is asked about in one report: a specification has up to 90 KiB of user data.
 const ASKED: i64 = 16;
 
@@ -84,12 +88,30 @@ pub(crate) async fn seen(
         return forget(tx, seen.vmm_id, host_id).await;
     }
     tracing::warn!(%host_id, vmm_id = %seen.vmm_id, state = %seen.state, "a guest that nobody knows; left alone");
-    tx.execute(
-        "INSERT INTO strays (vmm_id, host_id, state, seen_at) VALUES ($1, $2, $3, $4) \
-         ON CONFLICT (vmm_id, host_id) DO UPDATE SET state = excluded.state, seen_at = excluded.seen_at",
-        params![seen.vmm_id, host_id, seen.state.as_str(), env.now()],
-    )
-    .await?;
+    insert(tx, env.now(), host_id, seen.vmm_id, seen.state).await
+}
+
+/// Notes a stray, unless its host has so many that it makes them up.
+async fn insert(
+    tx: &mut Tx,
+    now: i64,
+    host_id: HostId,
+    vmm_id: VmmId,
+    state: VmmState,
+) -> Result<(), StoreError> {
+    let noted = tx
+        .execute(
+            "INSERT INTO strays (vmm_id, host_id, state, seen_at) SELECT $1, id, $2, $3 FROM hosts \
+             WHERE id = $4 AND (SELECT COUNT(*) FROM strays WHERE host_id = $4) < $5 \
+             AND NOT EXISTS (SELECT 1 FROM vmms v WHERE v.id = $1 AND v.host_id = $4) \
+             ON CONFLICT (vmm_id, host_id) DO UPDATE SET state = excluded.state, \
+             seen_at = excluded.seen_at",
+            params![vmm_id, state.as_str(), now, host_id, LIMIT],
+        )
+        .await?;
+    if noted == 0 {
+        tracing::error!(%host_id, %vmm_id, "not noted as a stray: its host has {LIMIT}, or it is no stray");
+    }
     Ok(())
 }
 
@@ -102,60 +124,49 @@ pub(crate) async fn seen_by_refusing(
 ) -> Result<(), StoreError> {
     let records = request.refusal.iter().flat_map(|refusal| &refusal.records);
     for record in records.filter(|record| !record.deleted) {
-        tx.execute(
-            "INSERT INTO strays (vmm_id, host_id, state, seen_at) SELECT $1, id, $2, $3 FROM hosts \
-             WHERE id = $4 AND NOT EXISTS (SELECT 1 FROM vmms v WHERE v.id = $1) \
-             ON CONFLICT (vmm_id, host_id) DO UPDATE SET state = excluded.state",
-            params![
-                record.vmm_id,
-                record.state.as_str(),
-                env.now(),
-                request.host_id
-            ],
-        )
-        .await?;
+        if !is_known(tx, record.vmm_id).await? {
+            insert(tx, env.now(), request.host_id, record.vmm_id, record.state).await?;
+        }
     }
     Ok(())
 }
 
-/// Notes what an agent says that guests are to be, of which this database does not know.
-pub(crate) async fn note(tx: &mut Tx, now: i64, request: &SyncRequest) -> Result<(), StoreError> {
-    for guest in &request.guests {
-        let StrayGuest {
-            vmm_id,
-            sequence,
-            spec,
-        } = guest;
-        tx.execute(
-            "INSERT INTO stray_guests (vmm_id, host_id, sequence, spec, told_at) \
-             SELECT $1, id, $2, $3, $4 FROM hosts WHERE id = $5 \
-             AND NOT EXISTS (SELECT 1 FROM vmms v WHERE v.id = $1) \
-             ON CONFLICT (vmm_id, host_id) DO UPDATE SET sequence = excluded.sequence, spec = excluded.spec",
-            params![
-                *vmm_id,
-                *sequence,
-                serde_json::to_value(spec).unwrap_or_default(),
-                now,
-                request.host_id
-            ],
-        )
-        .await?;
-    }
-    Ok(())
-}
-
-/// Holds what the guests have that this report tells of.
-pub(crate) async fn hold(
+/// Notes what an agent says that its strays are to be, and holds what they have. What it says of guests
+/// that are none counts for nothing.
+pub(crate) async fn told(
     tx: &mut Tx,
     env: &Env,
     observer: &dyn Observer,
     request: &SyncRequest,
 ) -> Result<(), StoreError> {
     for guest in &request.guests {
-        let found = find(tx, guest.vmm_id).await?;
-        if found.is_some_and(|stray| stray.host_id == request.host_id) {
+        let StrayGuest {
+            vmm_id,
+            sequence,
+            spec,
+        } = guest;
+        if spec.ports.len().max(spec.disks.len()) > PARTS {
+            tracing::error!(host_id = %request.host_id, %vmm_id, "a guest has more ports or disks than {PARTS}");
+            continue;
+        }
+        let noted = tx
+            .execute(
+                "INSERT INTO stray_guests (vmm_id, host_id, sequence, spec, told_at) \
+                 SELECT vmm_id, host_id, $1, $2, $3 FROM strays WHERE vmm_id = $4 AND host_id = $5 \
+                 ON CONFLICT (vmm_id, host_id) DO UPDATE SET sequence = excluded.sequence, \
+                 spec = excluded.spec",
+                params![
+                    *sequence,
+                    serde_json::to_value(spec).unwrap_or_default(),
+                    env.now(),
+                    *vmm_id,
+                    request.host_id
+                ],
+            )
+            .await?;
+        if noted > 0 {
             observer
-                .found(tx, env, guest.vmm_id, request.host_id, &guest.spec)
+                .found(tx, env, *vmm_id, request.host_id, spec)
                 .await?;
         }
     }
@@ -180,12 +191,15 @@ pub(crate) async fn is_settled(
     host_id: HostId,
     vmm_id: VmmId,
 ) -> Result<bool, StoreError> {
-    let row: Option<(i64,)> = tx
-        .query_opt(
-            "SELECT (SELECT COUNT(*) FROM vmms WHERE id = $1) \
-             + (SELECT COUNT(*) FROM stray_guests WHERE vmm_id = $1 AND host_id = $2) AS found",
-            params![vmm_id, host_id],
-        )
+    let sql = "SELECT vmm_id FROM stray_guests WHERE vmm_id = $1 AND host_id = $2";
+    let told = tx
+        .query_opt::<(VmmId,)>(sql, params![vmm_id, host_id])
         .await?;
-    Ok(row.is_some_and(|(found,)| found > 0))
+    Ok(told.is_some() || is_known(tx, vmm_id).await?)
+}
+
+async fn is_known(tx: &mut Tx, vmm_id: VmmId) -> Result<bool, StoreError> {
+    let sql = "SELECT id FROM vmms WHERE id = $1";
+    let row = tx.query_opt::<(VmmId,)>(sql, params![vmm_id]).await?;
+    Ok(row.is_some())
 }

@@ -106,13 +106,12 @@ pub async fn fold(
         counter,
         epoch,
     };
-    strays::note(tx, env.now(), request).await?;
     match refusal::judge(tx, &database, request).await? {
         Verdict::Refuse(why) => {
             tracing::error!(%host_id, why, "this database is refused by a host");
             refusal::note(tx, env.now(), request, &why).await?;
             strays::seen_by_refusing(tx, env, request).await?;
-            strays::hold(tx, env, observer, request).await?;
+            strays::told(tx, env, observer, request).await?;
             reply.tell = strays::asked(tx, host_id).await?;
             reply.refused = Some(why);
             return Ok(reply);
@@ -137,7 +136,7 @@ pub async fn fold(
             reply.acknowledged.push(seen);
         }
     }
-    strays::hold(tx, env, observer, request).await?;
+    strays::told(tx, env, observer, request).await?;
     reply.tell = strays::asked(tx, host_id).await?;
     // Until the host itself says that it has removed them: that is no request's end.
     reply.lost = vmms(

@@ -115,8 +115,7 @@ pub async fn hold(
     address: IpAddr,
     holder: &str,
 ) -> Result<bool, StoreError> {
-    let Some(position) = position(cidr, address).filter(|p| (first(cidr)..=last(cidr)).contains(p))
-    else {
+    let Some(position) = given(cidr, address) else {
         return Ok(false);
     };
     let taken = tx
@@ -127,6 +126,11 @@ pub async fn hold(
         )
         .await?;
     Ok(taken == 1)
+}
+
+/// The place of an address that can be handed out.
+fn given(cidr: IpNet, address: IpAddr) -> Option<i64> {
+    position(cidr, address).filter(|p| (first(cidr)..=last(cidr)).contains(p))
 }
 
 /// Takes one given address.
@@ -140,21 +144,12 @@ pub async fn take(
     address: IpAddr,
     holder: &str,
 ) -> Result<(), ApiError> {
-    let position = position(cidr, address)
-        .filter(|p| (first(cidr)..=last(cidr)).contains(p))
-        .ok_or_else(|| {
-            invalid(format!(
-                "IP address {address} is not a valid IP for the subnet {cidr}."
-            ))
-        })?;
-    let taken = tx
-        .execute(
-            "INSERT INTO address_allocations (subnet_id, position, holder) VALUES ($1, $2, $3) \
-             ON CONFLICT DO NOTHING",
-            params![subnet_id, position, holder],
-        )
-        .await?;
-    if taken == 0 {
+    if given(cidr, address).is_none() {
+        return Err(invalid(format!(
+            "IP address {address} is not a valid IP for the subnet {cidr}."
+        )));
+    }
+    if !hold(tx, subnet_id, cidr, address, holder).await? {
         return Err(conflict(
             "IpAddressInUse",
             format!("IP address {address} on subnet {subnet_id} is already in use."),
