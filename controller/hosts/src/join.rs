@@ -323,8 +323,10 @@ mod tests {
         let other = HostId::from_u128(2);
         assert_eq!(asks(&app, "preset", HOST, "a", secret('1')).await, 200);
         assert_eq!(asks(&app, "preset", other, "a", secret('2')).await, 409);
+        let nobody = crate::tests::noting(true);
         let removed = app.store.tx::<_, crate::removal::RemovalError, _>(|tx| {
-            Box::pin(crate::removal::remove(tx, 1, HOST))
+            let nobody = nobody.clone();
+            Box::pin(async move { crate::removal::remove(tx, 1, &*nobody, HOST).await })
         });
         removed.await.unwrap();
         assert_eq!(asks(&app, "preset", other, "a", secret('2')).await, 200);

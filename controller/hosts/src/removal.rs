@@ -2,8 +2,10 @@
 //!
 //! Its credentials go with its row, so that its agent is let in no more. What it was, and its epoch,
 //! are kept ([`crate::join`]): should it join again, it finds a higher one. Its lost list is kept, too:
-//! those are rows of guests.
+//! those are rows of guests. What was held for guests that no server has is let go of; whatever the host
+//! said of itself, it says again should it join again.
 
+use crate::{Observer, strays};
 use berth_controller_core::params;
 use berth_controller_core::store::{AsStoreError, StoreError, Tx};
 use berth_rpc_types::HostId;
@@ -38,12 +40,18 @@ impl AsStoreError for RemovalError {
 ///
 /// # Errors
 /// [`RemovalError`]
-pub async fn remove(tx: &mut Tx, now: i64, host_id: HostId) -> Result<(), RemovalError> {
+pub async fn remove(
+    tx: &mut Tx,
+    now: i64,
+    observer: &dyn Observer,
+    host_id: HostId,
+) -> Result<(), RemovalError> {
     let row: Option<(bool, i64, i64)> = tx
         .query_opt(
             "SELECT forced_down, \
              (SELECT COUNT(*) FROM vmms WHERE host_id = $1 AND deleted_at IS NULL) \
-             + (SELECT COUNT(*) FROM claims WHERE host_id = $1) \
+             + (SELECT COUNT(*) FROM claims c WHERE c.host_id = $1 AND NOT EXISTS (SELECT 1 \
+             FROM stray_guests g WHERE g.vmm_id = c.vmm_id AND g.host_id = $1)) \
              + (SELECT COUNT(*) FROM outbox WHERE host_id = $1 AND result IS NULL), \
              (SELECT COUNT(*) FROM strays WHERE host_id = $1) FROM hosts WHERE id = $1",
             params![host_id],
@@ -64,8 +72,11 @@ pub async fn remove(tx: &mut Tx, now: i64, host_id: HostId) -> Result<(), Remova
         params![now, host_id],
     )
     .await?;
+    strays::let_go_of_all(tx, observer, host_id).await?;
     for sql in [
-        "DELETE FROM strays WHERE host_id = $1",
+        "DELETE FROM refusals WHERE host_id = $1",
+        "DELETE FROM host_timelines WHERE host_id = $1",
+        "DELETE FROM agent_starts WHERE host_id = $1",
         "DELETE FROM host_accounts WHERE host_id = $1",
         "DELETE FROM host_keys WHERE host_id = $1",
         "DELETE FROM hosts WHERE id = $1",

@@ -71,6 +71,30 @@ pub async fn forget(tx: &mut Tx, vmm_id: VmmId, host_id: HostId) -> Result<(), S
     Ok(())
 }
 
+/// A host's are none any more, and nothing is held for them: it is removed.
+pub(crate) async fn let_go_of_all(
+    tx: &mut Tx,
+    observer: &dyn Observer,
+    host_id: HostId,
+) -> Result<(), StoreError> {
+    let told: Vec<(VmmId, Json<VmmSpec>)> = tx
+        .query(
+            "SELECT vmm_id, spec FROM stray_guests WHERE host_id = $1",
+            params![host_id],
+        )
+        .await?;
+    for (vmm_id, Json(spec)) in told {
+        observer.gone(tx, vmm_id, host_id, &spec).await?;
+    }
+    for sql in [
+        "DELETE FROM strays WHERE host_id = $1",
+        "DELETE FROM stray_guests WHERE host_id = $1",
+    ] {
+        tx.execute(sql, params![host_id]).await?;
+    }
+    Ok(())
+}
+
 /// A host saw a guest that this database does not know.
 pub(crate) async fn seen(
     tx: &mut Tx,

@@ -4,7 +4,7 @@
 use super::common::{Call, Reply, bad, boolean, conflict, name, not_found, ok, status, tx, uuid};
 use super::hosts::{Host, hosts};
 use super::render::{Field, render};
-use crate::InstanceKinds;
+use crate::{InstanceKinds, Instances};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -217,7 +217,7 @@ pub async fn service_delete(call: Call, Path(id): Path<String>) -> Reply {
         let Some(host) = found else {
             return Err(unknown);
         };
-        match removal::remove(tx, call.now(), host).await {
+        match removal::remove(tx, call.now(), &Instances, host).await {
             Ok(()) => Ok(()),
             Err(RemovalError::Unknown(_)) => Err(unknown),
             Err(RemovalError::Store(error)) => Err(error.into()),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod removal;
 mod restored;
 
 use crate::{Observer, lineage, sync};
@@ -22,7 +23,7 @@ const UNKNOWN: VmmId = VmmId::from_u128(4);
 const INSTANCE: InstanceId = InstanceId::from_u128(5);
 
 /// Acknowledges what it is told, or not.
-struct Noting {
+pub(crate) struct Noting {
     acknowledge: bool,
     told: Mutex<Vec<(InstanceId, Observation)>>,
     /// Strays, and whether they were found or are gone.
@@ -147,7 +148,7 @@ async fn told(
     folded.await.unwrap()
 }
 
-fn noting(acknowledge: bool) -> Arc<Noting> {
+pub(crate) fn noting(acknowledge: bool) -> Arc<Noting> {
     Arc::new(Noting {
         acknowledge,
         told: Mutex::default(),

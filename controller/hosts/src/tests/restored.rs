@@ -9,11 +9,11 @@ use berth_rpc_types::spec::{BootSpec, ConfigDriveSpec};
 use berth_rpc_types::{ImageId, ImageSpec};
 
 /// What an agent that obeys this database says, as `report` does.
-async fn asks(app: &AppState, change: impl FnOnce(&mut SyncRequest)) -> SyncReply {
+pub(super) async fn asks(app: &AppState, change: impl FnOnce(&mut SyncRequest)) -> SyncReply {
     asks_of(app, &noting(true), change).await
 }
 
-async fn asks_of(
+pub(super) async fn asks_of(
     app: &AppState,
     observer: &Arc<Noting>,
     change: impl FnOnce(&mut SyncRequest),
@@ -48,13 +48,13 @@ async fn asks_of(
 }
 
 /// A start of a controller; the id of its timeline.
-async fn begins(app: &AppState) -> Uuid {
+pub(super) async fn begins(app: &AppState) -> Uuid {
     timelines::begin(&app.store, &app.env()).await.unwrap();
     let newest = app.store.tx(|tx| Box::pin(timelines::newest(tx)));
     newest.await.unwrap().unwrap().id.parse().unwrap()
 }
 
-async fn change(app: &AppState, sql: &'static str) {
+pub(super) async fn change(app: &AppState, sql: &'static str) {
     let changed = app
         .store
         .tx::<_, StoreError, _>(|tx| Box::pin(tx.execute(sql, &[])));
@@ -260,7 +260,7 @@ fn spec() -> VmmSpec {
     }
 }
 
-fn told_guest(vmm_id: VmmId) -> StrayGuest {
+pub(super) fn told_guest(vmm_id: VmmId) -> StrayGuest {
     StrayGuest {
         vmm_id,
         sequence: 3,
