@@ -120,9 +120,9 @@ fn meta_data(spec: &VmmSpec) -> Value {
         .map(|(name, key)| json!({ "name": name, "type": "ssh", "data": key }));
     json!({
         "uuid": spec.instance_id,
-        "name": spec.name,
+        "name": if drive.display_name.is_empty() { &spec.name } else { &drive.display_name },
         "hostname": hostname(&spec.name),
-        "launch_index": 0,
+        "launch_index": drive.launch_index,
         "project_id": spec.project_id,
         "availability_zone": drive.availability_zone,
         "public_keys": by_name.collect::<serde_json::Map<_, _>>(),

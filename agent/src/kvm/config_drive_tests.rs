@@ -17,8 +17,22 @@ fn meta_data_carries_identity_and_keys_in_both_forms() {
     let meta = json_of(&files(&spec).unwrap(), "meta_data.json");
     assert_eq!(meta["uuid"], spec.instance_id.to_string());
     assert_eq!(meta["hostname"], "my-web-server");
+    assert_eq!(meta["name"], spec.name);
+    assert_eq!(meta["launch_index"], 0);
     assert_eq!(meta["public_keys"]["k"], "ssh-ed25519 AAAA");
     assert_eq!(meta["keys"][0]["type"], "ssh");
+}
+
+#[test]
+fn each_server_of_a_request_has_its_number_and_the_name_that_the_api_shows() {
+    let mut spec = spec();
+    spec.name = "ber-2".into();
+    spec.config_drive.display_name = "Über-2".into();
+    spec.config_drive.launch_index = 1;
+    let meta = json_of(&files(&spec).unwrap(), "meta_data.json");
+    assert_eq!(meta["name"], "Über-2");
+    assert_eq!(meta["hostname"], "ber-2");
+    assert_eq!(meta["launch_index"], 1);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! refers to another file, which would be one of this host's, is refused, and so is one that
 //! claims a size that no disk has; looking at it costs bounded memory and processor time.
 
-use super::helper::{run, run_heard};
+use super::helper::{HelperError, run, run_heard};
 use crate::driver::DriverError;
 use crate::progress::Part;
 use berth_rpc_types::ImageSpec;
@@ -39,9 +39,18 @@ pub(super) async fn convert(
         },
     )
     .await
-    .map_err(|e| {
-        let message = format!("image {}: it cannot be converted to a raw disk", image.id);
-        DriverError::request(message, e)
+    .map_err(|e| match e.is_of_host() {
+        true => {
+            let message = format!(
+                "image {}: this host cannot convert it to a raw disk",
+                image.id
+            );
+            DriverError::host(message, e.to_string())
+        }
+        false => {
+            let message = format!("image {}: it cannot be converted to a raw disk", image.id);
+            DriverError::request(message, e.to_string())
+        }
     })
 }
 
@@ -51,9 +60,16 @@ async fn check(image: &ImageSpec, from: &Path) -> Result<(), DriverError> {
         .args(["--", "qemu-img", "info", "--output=json", "-f", "qcow2"])
         .arg(from))
     .await;
-    let info = info.map_err(|e| {
-        let message = format!("image {}: it is no sound qcow2 file", image.id);
-        DriverError::request(message, e)
+    let info = info.map_err(|e| match e {
+        // That it takes more than looking may is the file's fault.
+        HelperError::Ended { .. } => {
+            let message = format!("image {}: it is no sound qcow2 file", image.id);
+            DriverError::request(message, e.to_string())
+        }
+        HelperError::NotRun(_) => {
+            let message = format!("image {}: this host cannot look at it", image.id);
+            DriverError::host(message, e.to_string())
+        }
     })?;
     let info: serde_json::Value = serde_json::from_str(&info).unwrap_or_default();
     // A backing or data file would be read from this host's own disk.

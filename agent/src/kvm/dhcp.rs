@@ -13,6 +13,7 @@ use berth_rpc_types::NetworkId;
 use berth_rpc_types::link::HostNetwork;
 use berth_vmm_api::MacAddr;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -51,9 +52,12 @@ impl<'a> DhcpServer<'a> {
             return Ok(stop_at(&self.folder).await?);
         };
         let changed = replace(&self.folder.join("dnsmasq.conf"), &configuration)?;
-        let hosts_changed = replace(&self.folder.join("hosts"), &self.hosts())?;
+        let hosts = self.hosts();
+        let hosts_changed = replace(&self.folder.join("hosts"), &hosts)?;
+        let leases = self.folder.join("leases");
+        let kept = without_heirs(&fs::read_to_string(&leases).unwrap_or_default(), &hosts);
         match alive(&self.folder) {
-            Some(server) if !changed => {
+            Some(server) if !changed && kept.is_none() => {
                 if hosts_changed {
                     pidfd_send_signal(&server, Signal::HUP).map_err(io::Error::from)?;
                 }
@@ -61,6 +65,11 @@ impl<'a> DhcpServer<'a> {
             }
             _ => {
                 stop_at(&self.folder).await?;
+                // As it left them: it may have written since.
+                let text = fs::read_to_string(&leases).unwrap_or_default();
+                if let Some(kept) = without_heirs(&text, &hosts) {
+                    write_durably(&leases, kept.as_bytes(), 0o644)?;
+                }
                 Ok(start(&self.folder)?)
             }
         }
@@ -144,6 +153,34 @@ impl<'a> DhcpServer<'a> {
         }
         text
     }
+}
+
+/// The leases without those whose address is another MAC's now: a lease outlives the port that it was
+/// for, and dnsmasq would give the address to nobody else before its end. `None` if all may stay.
+fn without_heirs(leases: &str, hosts: &str) -> Option<String> {
+    let owners: HashMap<&str, &str> = hosts
+        .lines()
+        .filter_map(|line| {
+            let (mac, rest) = line.split_once(',')?;
+            Some((rest.split(',').next()?, mac))
+        })
+        .collect();
+    // `expiry MAC address name client-id` (dnsmasq(8), --dhcp-leasefile).
+    let may_stay = |line: &&str| {
+        let mut words = line.split(' ').skip(1);
+        let (mac, address) = (words.next(), words.next());
+        let owner = address.and_then(|address| owners.get(address));
+        owner.is_none_or(|owner| mac.is_some_and(|mac| mac.eq_ignore_ascii_case(owner)))
+    };
+    if leases.lines().all(|line| may_stay(&line)) {
+        return None;
+    }
+    let mut kept = String::new();
+    for line in leases.lines().filter(may_stay) {
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    Some(kept)
 }
 
 /// What dnsmasq takes for a name; anything else would be a syntax of its own.

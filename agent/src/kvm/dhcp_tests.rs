@@ -52,6 +52,22 @@ fn only_known_ports_are_served_with_their_own_address() {
 }
 
 #[test]
+fn a_lease_ends_when_its_address_is_another_ports() {
+    let hosts = "06:00:00:00:00:01,10.0.0.5,web,3600\n06:00:00:00:00:02,10.0.0.6,3600\n";
+    let own = "1767323045 06:00:00:00:00:01 10.0.0.5 web ff:01\n";
+    let nobodys = "1767323045 06:00:00:00:00:09 10.0.0.9 * *\n";
+    let inherited = "1767323045 06:00:00:00:00:03 10.0.0.6 gone ff:03\n";
+    assert_eq!(without_heirs("", hosts), None);
+    assert_eq!(without_heirs(&format!("{own}{nobodys}"), hosts), None);
+    assert_eq!(
+        without_heirs(&format!("{own}{inherited}{nobodys}"), hosts),
+        Some(format!("{own}{nobodys}"))
+    );
+    let rubbish = "duid 00:01\n\n";
+    assert_eq!(without_heirs(rubbish, hosts), None);
+}
+
+#[test]
 fn a_name_that_is_no_label_never_reaches_the_file() {
     let mut network = network();
     network.ports[0].hostname = Some("x,set:evil\n66:00:00:00:00:00,10.0.0.9".into());

@@ -68,6 +68,7 @@ pub(super) fn make_room(
     while total.saturating_add(need) > most || free < need {
         let Some(cached) = may_go.pop() else { break };
         fs::remove_file(&cached.path)?;
+        let _ = fs::remove_file(length_of(&cached.path));
         total = total.saturating_sub(cached.bytes);
         if !cached.is_shared {
             free = free.saturating_add(cached.bytes);
@@ -75,6 +76,13 @@ pub(super) fn make_room(
         gone.push(cached.path);
     }
     Ok(gone)
+}
+
+/// Where the length stands that a cached file was made with.
+pub(super) fn length_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".length");
+    name.into()
 }
 
 /// Neither on its way nor something else's.

@@ -8,12 +8,13 @@
 
 use super::blocking;
 use super::convert::convert;
-use super::eviction::{self, Bound};
+use super::eviction::{self, Bound, length_of};
 use super::helper::run;
 use crate::driver::DriverError;
 use crate::journal::sync_folder;
 use crate::link::{Controller, LinkError};
 use crate::progress::{Part, Progress};
+use crate::state_dir::write_durably;
 use berth_rpc::kill_point;
 use berth_rpc_types::{ImageSpec, VmmId};
 use bytes::Bytes;
@@ -158,7 +159,7 @@ impl Images {
         progress: &Progress,
     ) -> Result<PathBuf, DriverError> {
         let path = self.path(image, purpose)?;
-        if path.exists() {
+        if is_whole(&path) {
             eviction::used(&path);
             return Ok(path);
         }
@@ -168,15 +169,22 @@ impl Images {
             held = making.one.lock() => held,
             () = cancelled.cancelled() => return Err(DriverError::Cancelled),
         };
-        if path.exists() {
+        if is_whole(&path) {
             return Ok(path);
         }
         let made = async {
             self.make_room(image).await;
             let partial = path.with_extension("partial");
             let fetched = self.fetch(image, partial, &making.part).await?;
-            self.make(image, purpose, &fetched, &path, &making.part)
-                .await
+            let made = self.make(image, purpose, &fetched, &path, &making.part);
+            let made = made.await;
+            if made.is_err() {
+                // What is half made is of no use to anybody, and may be what fills the disk.
+                for left in [path.with_extension("new"), fetched] {
+                    let _ = fs::remove_file(left);
+                }
+            }
+            made
         };
         tokio::select! {
             made = made => made.map(|()| path.clone()),
@@ -334,7 +342,10 @@ impl Images {
         }
         let (from, to) = (new, path.to_owned());
         blocking(move || {
-            File::open(&from)?.sync_all()?;
+            let file = File::open(&from)?;
+            file.sync_all()?;
+            let length = file.metadata()?.len().to_string();
+            write_durably(&length_of(&to), length.as_bytes(), 0o644)?;
             kill_point!("agent.image.made");
             fs::rename(&from, &to)?;
             to.parent().map_or(Ok(()), sync_folder)
@@ -354,14 +365,39 @@ impl Images {
         .await
         .map(drop)
         .map_err(|e| {
-            let message = format!(
-                "image {}: it holds no kernel that can be booted: {}",
-                image.id,
-                last_line(&e)
-            );
-            DriverError::request(message, e)
+            let said = e.to_string();
+            let last = last_line(&said);
+            match e.is_of_host() {
+                true => {
+                    let message = format!("image {}: this host cannot unpack it: {last}", image.id);
+                    DriverError::host(message, said.clone())
+                }
+                false => {
+                    let message = format!(
+                        "image {}: it holds no kernel that can be booted: {last}",
+                        image.id
+                    );
+                    DriverError::request(message, said.clone())
+                }
+            }
         })
     }
+}
+
+/// Whether a cached file is there, and as long as it was made: a file system may have lost its end since.
+/// One that is not is removed. One of a release that noted no length is believed.
+fn is_whole(path: &Path) -> bool {
+    let Ok(metadata) = fs::metadata(path) else {
+        return false;
+    };
+    let noted = fs::read_to_string(length_of(path)).ok();
+    let noted = noted.and_then(|text| text.trim().parse::<u64>().ok());
+    if noted.is_none_or(|length| length == metadata.len()) {
+        return true;
+    }
+    tracing::error!(path = %path.display(), length = metadata.len(), noted, "a cached image was cut short; it is fetched anew");
+    let _ = fs::remove_file(path);
+    false
 }
 
 enum FetchError {

@@ -101,6 +101,7 @@ fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().flatten();
     entries
         .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.ends_with(".length"))
         .collect()
 }
 
@@ -235,4 +236,54 @@ fn neither_a_checksum_nor_a_format_becomes_a_path() {
     );
     image.sha512 = format!("../{}", "a".repeat(125));
     assert!(images.path(&image, Use::Kernel).is_err());
+}
+
+#[tokio::test]
+async fn a_cached_file_that_was_cut_short_is_fetched_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (token, progress) = (CancellationToken::new(), Progress::default());
+    let (images, source, image) = cache(folder.path(), &[7; 50_000], None);
+    let ready = async || images.ready(&image, Use::Disk, &token, &progress).await;
+    let path = ready().await.unwrap();
+    assert_eq!(ready().await.unwrap(), path);
+    assert_eq!(source.connections.load(Ordering::SeqCst), 1);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(49_999).unwrap();
+    assert_eq!(ready().await.unwrap(), path);
+    assert_eq!(source.connections.load(Ordering::SeqCst), 2);
+    assert_eq!(fs::read(&path).unwrap(), [7; 50_000]);
+    // A release that noted no length left this.
+    fs::remove_file(length_of(&path)).unwrap();
+    assert_eq!(ready().await.unwrap(), path);
+    assert_eq!(source.connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_the_hosts_fault_and_nothing_half_made_is_left() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (says, elsewhere) in [("No space left on device", true), ("no kernel", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("vmm");
+        // `--unpack-kernel FROM TO`
+        let script = format!("#!/bin/sh\nhead -c 100 \"$2\" > \"$3\"\necho '{says}' >&2\nexit 1\n");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let cached = folder.path().join("cache");
+        fs::create_dir(&cached).unwrap();
+        let (mut images, _, image) = cache(&cached, &[7; 5_000], None);
+        images.vmm_binary = program;
+        let (token, progress) = (CancellationToken::new(), Progress::default());
+        let made = images.ready(&image, Use::Kernel, &token, &progress).await;
+        let Err(DriverError::Failed {
+            message,
+            retry_elsewhere,
+            ..
+        }) = made
+        else {
+            panic!("{made:?}");
+        };
+        assert_eq!(retry_elsewhere, elsewhere, "{message}");
+        assert!(message.contains(&image.id.to_string()), "{message}");
+        assert_eq!(names(&cached), [""; 0]);
+    }
 }

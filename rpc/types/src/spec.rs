@@ -122,4 +122,11 @@ pub struct ConfigDriveSpec {
     /// Availability zone.
     #[serde(default)]
     pub availability_zone: String,
+    /// The server's name as the API shows it; empty from a controller that does not say it. The
+    /// [`VmmSpec`]'s is its hostname.
+    #[serde(default)]
+    pub display_name: String,
+    /// Its number within its request, from 0.
+    #[serde(default)]
+    pub launch_index: u32,
 }

@@ -122,3 +122,21 @@ pub fn reboots(rig: &Rig, cast: &Cast) -> Result<()> {
     rig.wait(&cast.target, "ACTIVE")?;
     Ok(())
 }
+
+/// A server's address is the next one's, on the same host and network, as soon as it is deleted: its lease
+/// is not waited for.
+pub fn heir(rig: &Rig, cast: &Cast) -> Result<()> {
+    let mut about = json!({"os:scheduler_hints": {"same_host": [cast.bystander.id]}});
+    let first = rig.create("first", &about)?;
+    rig.wait(&first, "ACTIVE")?;
+    let address = rig.address(&first)?;
+    ping(&address, BOOT)?;
+    rig.delete(&first)?;
+    about["networks"] = json!([{"uuid": rig.network, "fixed_ip": address}]);
+    let heir = rig.create("heir", &about)?;
+    rig.wait(&heir, "ACTIVE")?;
+    ensure!(rig.address(&heir)? == address, "it has another address");
+    ping(&address, BOOT)?;
+    rig.delete(&heir)?;
+    Ok(())
+}

@@ -58,6 +58,7 @@ fn story(rig: &mut Rig) -> Result<()> {
     })?;
     chapter("pause", || life::pause(rig, &cast))?;
     chapter("reboots", || life::reboots(rig, &cast))?;
+    chapter("an address goes to the next", || life::heir(rig, &cast))?;
     chapter("forced down", || death::of_a_host_by_word(rig, &cast))?;
     chapter("power cut", || death::of_the_host(rig, &cast))?;
     chapter("nothing is left", || the_end(rig, cast))
