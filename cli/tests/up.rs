@@ -42,7 +42,12 @@ fn command(state_dir: &Path) -> Command {
 impl Up {
     /// Starts it, and reads what it prints once it is up.
     fn start(state_dir: &Path) -> Self {
-        let mut child = command(state_dir).stdout(Stdio::piped()).spawn().unwrap();
+        Self::start_with(state_dir, &[])
+    }
+
+    fn start_with(state_dir: &Path, more: &[&str]) -> Self {
+        let mut command = command(state_dir);
+        let mut child = command.args(more).stdout(Stdio::piped()).spawn().unwrap();
         let mut environment = BTreeMap::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
@@ -259,6 +264,53 @@ async fn a_server_outlives_berth_up_and_is_there_again_after_the_next() {
     let said = String::from_utf8_lossy(&audit.stdout);
     assert!(audit.status.success() && said.contains("audit"), "{said}");
     assert_eq!(up.stop().code(), Some(0));
+}
+
+#[tokio::test]
+async fn so_many_hosts_of_that_size_are_simulated_and_are_the_same_ones_the_next_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = async |more: &[&str]| {
+        let up = Up::start_with(folder.path(), more);
+        let user = User::of(&up).await;
+        let path = "/compute/v2.1/os-hypervisors/detail";
+        let (status, list) = user.call("GET", path, None).await;
+        assert_eq!(status, 200);
+        assert!(up.stop().success());
+        let all = list["hypervisors"].as_array().unwrap().iter();
+        let host = |one: &Value| {
+            let size = ["vcpus", "memory_mb", "local_gb"].map(|key| one[key].as_u64().unwrap());
+            (text(&one["hypervisor_hostname"]), size)
+        };
+        all.map(host).collect::<BTreeMap<_, _>>()
+    };
+    let size = [
+        "--host-vcpus",
+        "100",
+        "--host-memory",
+        "5000",
+        "--host-disk",
+        "70",
+    ];
+    let three = hosts(&[&["--hosts", "3"][..], &size].concat()).await;
+    assert_eq!(three.len(), 3);
+    assert!(
+        three.values().all(|size| *size == [100, 5000, 70]),
+        "{three:?}"
+    );
+    assert_eq!(hosts(&[&["--hosts", "3"][..], &size].concat()).await, three);
+}
+
+#[test]
+fn what_is_of_simulated_hosts_is_refused_for_a_real_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_berth"))
+        .args(["up", "--hosts", "2", "--state-dir"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--driver simulated"), "{said}");
 }
 
 #[test]

@@ -68,6 +68,11 @@ impl Home {
         self.path.join("agent")
     }
 
+    /// Those of simulated hosts beyond the first.
+    pub fn more_agents(&self, number: u16) -> PathBuf {
+        self.path.join(format!("agent-{number}"))
+    }
+
     /// The password of the user `admin`: made at the first start, and kept.
     ///
     /// # Errors

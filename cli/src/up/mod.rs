@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The broker within this process.
@@ -55,6 +55,39 @@ pub struct Arguments {
     /// The VMM to run.
     #[arg(long, value_name = "PATH")]
     vmm: Option<PathBuf>,
+    #[command(flatten)]
+    simulated: Simulated,
+}
+
+/// What is simulated. None of it is of a real host.
+#[derive(clap::Args)]
+struct Simulated {
+    /// How many hosts are simulated [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    hosts: Option<u16>,
+    /// Logical CPUs of each [default: 16].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    host_vcpus: Option<u32>,
+    /// MiB of memory of each [default: 65536].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    host_memory: Option<u64>,
+    /// GiB of disk of each [default: 1000].
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u64).range(1..))]
+    host_disk: Option<u64>,
+}
+
+impl Simulated {
+    /// The first of these that was given.
+    fn given(&self) -> Option<&'static str> {
+        [
+            (self.hosts.is_some(), "--hosts"),
+            (self.host_vcpus.is_some(), "--host-vcpus"),
+            (self.host_memory.is_some(), "--host-memory"),
+            (self.host_disk.is_some(), "--host-disk"),
+        ]
+        .into_iter()
+        .find_map(|(given, name)| given.then_some(name))
+    }
 }
 
 /// Which driver.
@@ -69,6 +102,9 @@ enum Driver {
 /// Runs until it is told to stop.
 pub fn main(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     start_log();
+    if let (Driver::Kvm, Some(name)) = (arguments.driver, arguments.simulated.given()) {
+        bail!("{name} is for simulated hosts: add --driver simulated");
+    }
     if arguments.driver == Driver::Kvm {
         let finding = crate::doctor::kvm_here();
         let text = format!("{}; {}", finding.found, finding.remedy);
@@ -132,19 +168,19 @@ async fn up(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let options = agent_options(arguments, &home, controller.base_url(), join_token)?;
     let ended = tokio::select! {
-        started = start_agent(&options, &stop) => match started {
+        started = start_agents(&options, &stop) => match started {
             Err(error) => Err(error),
-            Ok(mut agent) => {
+            Ok(mut agents) => {
                 let environment = environment(controller.base_url(), &home, &password);
                 let openrc = home.write_openrc(&environment)?;
                 announce(controller.base_url(), &environment, &openrc, arguments.driver);
                 let ended = tokio::select! {
                     () = &mut told => Ok(()),
-                    ended = &mut agent => agent_ended(ended),
+                    Some(ended) = agents.join_next() => agent_ended(ended),
                 };
                 stop.cancel();
-                if !agent.is_finished() {
-                    agent_ended(agent.await)?;
+                while let Some(ended) = agents.join_next().await {
+                    agent_ended(ended)?;
                 }
                 ended
             }
@@ -158,23 +194,35 @@ async fn up(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-type Agent = JoinHandle<Result<(), AgentError>>;
+type Agents = JoinSet<Result<(), AgentError>>;
 
-/// An agent that takes commands.
+/// Agents that take commands, one a host.
+async fn start_agents(
+    options: &[berth_agent::Options],
+    stop: &CancellationToken,
+) -> anyhow::Result<Agents> {
+    let mut agents = Agents::new();
+    for options in options {
+        start_agent(options, stop, &mut agents).await?;
+    }
+    Ok(agents)
+}
+
 async fn start_agent(
     options: &berth_agent::Options,
     stop: &CancellationToken,
-) -> anyhow::Result<Agent> {
+    agents: &mut Agents,
+) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock::default());
     let assembled = berth_agent::assemble(options, clock, Arc::new(SystemRng), None).await;
     let (service, handle) = assembled
         .context("the agent cannot start; `berth doctor` tells what this machine lacks")?;
-    let mut agent = tokio::spawn(service.run(stop.clone()));
+    agents.spawn(service.run(stop.clone()));
     tokio::select! {
-        () = handle.consuming() => Ok(agent),
-        ended = &mut agent => {
+        () = handle.consuming() => Ok(()),
+        Some(ended) = agents.join_next() => {
             agent_ended(ended)?;
-            bail!("the agent ended before it took commands")
+            bail!("an agent ended before it took commands")
         }
     }
 }
@@ -215,12 +263,34 @@ fn controller_config(
     })
 }
 
+/// One for each host: the machine, or so many simulated ones.
 fn agent_options(
     arguments: &Arguments,
     home: &Home,
     url: &str,
     join_token: String,
+) -> anyhow::Result<Vec<berth_agent::Options>> {
+    let first = first_agent_options(arguments, home, url, join_token)?;
+    let mut all = vec![first.clone()];
+    let named = first.hostname();
+    for number in 2..=arguments.simulated.hosts.unwrap_or(1) {
+        all.push(berth_agent::Options {
+            state_dir: home.more_agents(number),
+            hostname: Some(format!("{named}-{number}")),
+            ..first.clone()
+        });
+    }
+    Ok(all)
+}
+
+fn first_agent_options(
+    arguments: &Arguments,
+    home: &Home,
+    url: &str,
+    join_token: String,
 ) -> anyhow::Result<berth_agent::Options> {
+    let simulated = &arguments.simulated;
+    let usual = SimulatedOptions::default();
     let physical_networks = physical_networks(&arguments.physical_networks)?;
     let (driver, vmm_binary) = match (arguments.driver, &arguments.vmm) {
         (Driver::Simulated, _) => (DriverKind::Simulated, PathBuf::from("berth-vmm")),
@@ -238,7 +308,10 @@ fn agent_options(
         vmm_binary,
         simulated: SimulatedOptions {
             physical_networks: physical_networks.keys().cloned().collect(),
-            ..SimulatedOptions::default()
+            vcpus: simulated.host_vcpus.unwrap_or(usual.vcpus),
+            memory_mib: simulated.host_memory.unwrap_or(usual.memory_mib),
+            disk_gib: simulated.host_disk.unwrap_or(usual.disk_gib),
+            ..usual
         },
         physical_networks,
         ..berth_agent::Options::default()
