@@ -278,6 +278,7 @@ pub fn start_tasks(app: &AppState, stop: &CancellationToken) -> TaskTracker {
     tasks.spawn(results::run_results(engine.clone(), stop.clone()));
     tasks.spawn(results::run_dead_letters(engine.clone(), stop.clone()));
     tasks.spawn(results::run_telemetry(engine.clone(), stop.clone()));
+    tasks.spawn(hosts::beats::run(app.clone(), stop.clone()));
     tasks.spawn(reconcile::run(engine, stop.clone()));
     tasks
 }

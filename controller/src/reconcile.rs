@@ -7,8 +7,8 @@
 //!
 //! Each stands in its service; here is who runs them.
 
-use crate::core::AppState;
 use crate::core::store::StoreError;
+use crate::core::{AppState, listing};
 use crate::operations::{self, Engine};
 use crate::{compute, hosts, image};
 use std::time::Duration;
@@ -19,6 +19,9 @@ pub const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The image directory is read whole once in so many rounds: an hour.
 const ROUNDS_A_SWEEP: u32 = 720;
+
+/// Beats that a deleted row's place in its lists is known: a day.
+const MARKERS_KEPT: i64 = 86_400;
 
 /// Runs rounds until `stop` is cancelled.
 pub async fn run(engine: Engine, stop: CancellationToken) {
@@ -50,7 +53,7 @@ async fn sweep(app: &AppState) -> Result<u64, StoreError> {
 /// Every reconciler once. One that fails keeps none of the others from running.
 pub async fn round(engine: &Engine) {
     let app = &engine.app;
-    let outcomes: [(&str, Result<u64, StoreError>); 10] = [
+    let outcomes: [(&str, Result<u64, StoreError>); 11] = [
         ("lineage", hosts::lineage::advance(app).await),
         ("fences", hosts::reconcile::fenced(engine).await),
         (
@@ -67,10 +70,19 @@ pub async fn round(engine: &Engine) {
         ("commands", operations::reconcile::prune(app).await),
         ("join tokens", hosts::reconcile::prune(app).await),
         ("image tokens", image::reconcile::prune(app).await),
+        ("markers", markers(app).await),
     ];
     for (name, outcome) in outcomes {
         say(name, outcome);
     }
+}
+
+/// What was deleted long ago is no page's marker any more.
+async fn markers(app: &AppState) -> Result<u64, StoreError> {
+    let store = &app.store;
+    store
+        .tx(|tx| Box::pin(listing::markers::prune(tx, MARKERS_KEPT)))
+        .await
 }
 
 fn say(name: &str, outcome: Result<u64, StoreError>) {

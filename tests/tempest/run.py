@@ -28,7 +28,7 @@ v3_endpoint_type = public
 {ca}
 [identity-feature-enabled]
 trust = false
-application_credentials = false
+application_credentials = true
 access_rules = false
 security_compliance = false
 [auth]
@@ -49,7 +49,7 @@ fixed_network_name = {network_name}
 build_interval = 1
 build_timeout = 120
 min_microversion = 2.1
-max_microversion = 2.60
+max_microversion = 2.96
 [compute-feature-enabled]
 resize = false
 cold_migration = false

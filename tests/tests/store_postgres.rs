@@ -205,6 +205,33 @@ async fn of_many_creates_at_once_the_quota_lets_exactly_its_number_through() {
     for sql in kept {
         assert_eq!(pair.count(sql), QUOTA, "{sql}");
     }
+    let get = async |query: String| {
+        let path = format!("/compute/v2.1/servers?{query}");
+        let list = pair.send("GET", &path, &Value::Null).await;
+        list["servers"].as_array().unwrap().clone()
+    };
+    for field in berth_controller::compute::listing::TABLE.fields {
+        for direction in ["asc", "desc"] {
+            let sort = format!("sort_key={}&sort_dir={direction}", field.name);
+            let all = get(sort.clone()).await;
+            assert_eq!(all.len(), QUOTA, "{sort}");
+            let marker = text(&all[1]["id"]);
+            let rest = get(format!("{sort}&marker={marker}")).await;
+            assert_eq!(rest, all[2..], "{sort}");
+        }
+    }
+    for (query, found) in [
+        ("name=we&status=BUILD&status=ACTIVE", QUOTA),
+        ("name=%5Eweb%24&availability_zone=&key_name=", QUOTA),
+        ("name=%5EWEB%24", 0),
+        ("status=ACTIVE", 0),
+        ("status=SHUTOFF&status=REBOOT", 0),
+        ("name=w.b&flavor=x", 0),
+        ("ip=10.0.0", QUOTA),
+        ("ip=10.0.1", 0),
+    ] {
+        assert_eq!(get(query.to_owned()).await.len(), found, "{query}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,4 +263,103 @@ async fn of_many_ports_at_once_with_one_given_address_one_gets_it() {
     let answers = pair.race(12, "/network/v2.0/ports", &port).await;
     assert_eq!(with_status(&answers, 201), 1, "{answers:#?}");
     assert_eq!(with_status(&answers, 409), 11, "{answers:#?}");
+}
+
+/// Where lists are, the key of their items, and how many of their fields can be sorted by at least.
+const LISTS: [(&str, &str, usize); 10] = [
+    ("/network/v2.0/networks", "networks", 14),
+    ("/network/v2.0/subnets", "subnets", 13),
+    ("/network/v2.0/ports", "ports", 15),
+    ("/network/v2.0/security-groups", "security_groups", 7),
+    (
+        "/network/v2.0/security-group-rules",
+        "security_group_rules",
+        13,
+    ),
+    ("/network/v2.0/agents", "agents", 6),
+    ("/network/v2.0/availability_zones", "availability_zones", 3),
+    ("/network/v2.0/quotas", "quotas", 1),
+    ("/image/v2/images", "images", 14),
+    ("/compute/v2.1/flavors/detail", "flavors", 4),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_list_is_filtered_sorted_and_paged_by_what_it_shows() {
+    let pair = Pair::new().await;
+    let network = pair.network(16).await;
+    let port = json!({"port": {"network_id": network, "name": "a port", "device_id": "x"}});
+    for _ in 0..2 {
+        pair.send("POST", "/network/v2.0/ports", &port).await;
+    }
+    pair.network(9).await;
+    pair.image("aki", None).await;
+    pair.image("raw", None).await;
+    for name in ["one", "two"] {
+        let flavor = json!({"flavor": {"name": name, "vcpus": 1, "ram": 128, "disk": 1}});
+        pair.send("POST", "/compute/v2.1/flavors", &flavor).await;
+    }
+    let group = json!({"security_group": {"name": "a group"}});
+    pair.send("POST", "/network/v2.0/security-groups", &group)
+        .await;
+    let quota = json!({"quota": {"port": 77}});
+    for project in [pair.project.as_str(), "another"] {
+        let path = format!("/network/v2.0/quotas/{project}");
+        pair.send("PUT", &path, &quota).await;
+    }
+    for n in [1, 2] {
+        pair.count(&format!(
+            "WITH made AS (INSERT INTO hosts (id, service_id, hostname, address, secret_hash, \
+             epoch, availability_zone, enabled, forced_down, last_seen_at, agent_version, \
+             capacity, generation, network_revision, created_at, updated_at) VALUES ('{n}', {n}, \
+             'host-{n}', '', '{n}', 1, 'zone-{n}', 1, 0, 0, '', '{{}}', 1, 1, 1, 1) RETURNING 1) \
+             SELECT COUNT(*) FROM made"
+        ));
+    }
+    for (path, key, least) in LISTS {
+        every_field(&pair, path, key, least).await;
+    }
+}
+
+async fn every_field(pair: &Pair, path: &str, key: &str, least: usize) {
+    let get = async |query: &str| {
+        let path = format!("{path}?{query}");
+        let (status, list) = pair.ask(0, "GET", &path, "", Vec::new()).await;
+        assert!(status == 200 || status == 400, "{path}: {status} {list}");
+        (status == 200).then(|| list[key].as_array().unwrap().clone())
+    };
+    let whole = get("").await.unwrap();
+    assert!(whole.len() > 1, "{path}: {whole:?}");
+    let first = whole[0].as_object().unwrap();
+    let mut sorted_by = 0;
+    for (name, value) in first {
+        for direction in ["asc", "desc"] {
+            let sort = format!("sort_key={name}&sort_dir={direction}");
+            let Some(all) = get(&sort).await else {
+                continue;
+            };
+            sorted_by += 1;
+            assert_eq!(all.len(), whole.len(), "{path}?{sort}");
+            // By the name of what has no id.
+            let id = ["id", "name", "project_id"]
+                .into_iter()
+                .find(|id| first.contains_key(*id));
+            let id = id.unwrap();
+            let marker = text(&all[0][id]);
+            let rest = get(&format!("{sort}&marker={marker}")).await.unwrap();
+            assert_eq!(rest, all[1..], "{path}?{sort}&marker={marker}");
+        }
+        let shown = match value {
+            Value::String(text) => text.replace(' ', "%20"),
+            Value::Null => String::new(),
+            Value::Array(_) | Value::Object(_) => continue,
+            other => other.to_string(),
+        };
+        // Whoever is asked for by what is shown of it is found.
+        if path.contains("/network/")
+            && let Some(found) = get(&format!("{name}={shown}")).await
+        {
+            assert!(found.contains(&whole[0]), "{path}?{name}={shown}");
+        }
+    }
+    assert!(sorted_by >= 2 * least, "{path}: {sorted_by}");
 }

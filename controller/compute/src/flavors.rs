@@ -1,5 +1,6 @@
 //! Flavors: what a server may be made from. A server keeps the flavor as it was ([`FlavorSnapshot`]).
 
+use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::params;
 use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
 use serde::{Deserialize, Serialize};
@@ -97,26 +98,53 @@ pub async fn get(
     }
 }
 
-/// All flavors that `project` may use (`None`: all there are), by memory, then id.
+/// As they are listed.
+pub(crate) const TABLE: Table = Table {
+    kind: "flavor",
+    from: "flavors f",
+    id: "f.id",
+    owner: "CASE WHEN f.is_public = 1 THEN '' ELSE 'nobody' END",
+    fields: &[
+        Field::new("flavorid", "f.id", Is::Text),
+        Field::new("id", "f.id", Is::Text),
+        Field::new("name", "f.name", Is::Text),
+        Field::new("memory_mb", "f.memory_mib", Is::Number),
+        Field::new("vcpus", "f.vcpus", Is::Number),
+        Field::new("root_gb", "f.disk_gib", Is::Number),
+        Field::new("is_public", "f.is_public", Is::Flag),
+        Field::new("description", "f.description", Is::Text).or_null(),
+        Field::new("created_at", "f.created_at", Is::Time),
+        Field::new("updated_at", "f.created_at", Is::Time),
+        // The same for all.
+        Field::new("disabled", "CAST(0 AS BIGINT)", Is::Flag),
+        Field::new("ephemeral_gb", "CAST(0 AS BIGINT)", Is::Number),
+        Field::new("rxtx_factor", "CAST(1 AS BIGINT)", Is::Number),
+        Field::new("swap", "CAST(0 AS BIGINT)", Is::Number),
+        Field::new("vcpu_weight", "CAST(0 AS BIGINT)", Is::Number),
+    ],
+    order: &[("flavorid", Direction::Ascending)],
+};
+
+/// Those that a project may use; all, for who reaches all.
+pub(crate) fn visible(project: Option<&str>) -> Condition {
+    match project {
+        None => Condition::default(),
+        Some(project) => Condition::new(
+            "f.is_public = 1 OR EXISTS (SELECT 1 FROM flavor_access a \
+             WHERE a.flavor_id = f.id AND a.project_id = ?)",
+            [project.into()],
+        ),
+    }
+}
+
+/// Those of a page, in its order.
 ///
 /// # Errors
 /// [`StoreError`]
-pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Flavor>, StoreError> {
-    match project {
-        None => {
-            tx.query("SELECT * FROM flavors ORDER BY memory_mib, id", params![])
-                .await
-        }
-        Some(project) => {
-            tx.query(
-                "SELECT * FROM flavors WHERE is_public = 1 OR EXISTS \
-                 (SELECT 1 FROM flavor_access a WHERE a.flavor_id = flavors.id AND a.project_id = $1) \
-                 ORDER BY memory_mib, id",
-                params![project],
-            )
-            .await
-        }
-    }
+pub(crate) async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Flavor>, StoreError> {
+    let (sql, values) = page.among("id").statement("SELECT * FROM flavors", "");
+    let found = tx.query(&sql, &values).await?;
+    Ok(page.in_order(found, |flavor: &Flavor| flavor.id.clone()))
 }
 
 /// Adds a flavor.
@@ -163,6 +191,7 @@ pub async fn save(tx: &mut Tx, flavor: &Flavor) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`]
 pub async fn delete(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
+    markers::keep(tx, &TABLE, &Condition::new("f.id = ?", [id.into()])).await?;
     tx.execute(
         "DELETE FROM flavor_access WHERE flavor_id = $1",
         params![id],
@@ -260,7 +289,13 @@ pub async fn bootstrap(tx: &mut Tx, now: i64) -> Result<(), StoreError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use berth_controller_core::store::Store;
+    use berth_controller_core::store::{Store, Value};
+
+    async fn all(tx: &mut Tx, project: Option<&str>) -> Result<Vec<(String,)>, StoreError> {
+        let (sql, values): (String, Vec<Value>) =
+            visible(project).statement("SELECT f.id FROM flavors f", "");
+        tx.query(&sql, &values).await
+    }
 
     #[tokio::test]
     async fn default_flavors_come_once_and_a_deleted_one_stays_deleted() {
@@ -271,7 +306,7 @@ mod tests {
                     bootstrap(tx, 1).await?;
                     assert!(delete(tx, "1").await?);
                     bootstrap(tx, 2).await?;
-                    list(tx, Some("p")).await
+                    all(tx, Some("p")).await
                 })
             })
             .await
@@ -301,7 +336,7 @@ mod tests {
                     assert!(get(tx, "x", Some("friend")).await?.is_some());
                     assert!(get(tx, "x", Some("other")).await?.is_none());
                     assert!(get(tx, "x", None).await?.is_some());
-                    assert!(list(tx, Some("other")).await?.is_empty());
+                    assert!(all(tx, Some("other")).await?.is_empty());
                     assert!(revoke(tx, "x", "friend").await?);
                     assert!(get(tx, "x", Some("friend")).await?.is_none());
                     Ok::<_, StoreError>(())

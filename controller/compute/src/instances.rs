@@ -5,6 +5,7 @@
 //! two requests at once cannot undo each other.
 
 use super::flavors::FlavorSnapshot;
+use berth_controller_core::listing::Condition;
 use berth_controller_core::params;
 use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
 use berth_rpc_types::{
@@ -47,8 +48,12 @@ pub struct Body {
     pub launch_index: u32,
     /// `OS-DCF:diskConfig` is MANUAL.
     pub manual_disk_config: bool,
-    /// Why it is locked is not kept; who locked it is: `owner` or `admin`.
+    /// Who locked it: `owner` or `admin`.
     pub locked_by: Option<String>,
+    /// Why, if they said.
+    pub locked_reason: Option<String>,
+    /// The hostname asked for, instead of one made from the name.
+    pub hostname: Option<String>,
 }
 
 /// Scheduler hints that are understood; the scheduler has a filter for each.
@@ -166,8 +171,12 @@ impl Instance {
             .map_or("UNKNOWN", |state| super::states::status(state, task))
     }
 
-    /// The guest's hostname: the name with what DNS does not allow taken out, at most 63 long.
+    /// The guest's hostname: the one that was asked for, or the name with what DNS does not allow taken
+    /// out, at most 63 long.
     pub fn hostname(&self) -> String {
+        if let Some(hostname) = &self.body.hostname {
+            return hostname.clone();
+        }
         let mut out = String::new();
         for c in self.name.chars() {
             match c {
@@ -197,6 +206,15 @@ pub async fn load(tx: &mut Tx, id: InstanceId) -> Result<Option<Instance>, Store
         params![id],
     )
     .await
+}
+
+/// Those that meet a condition, deleted ones too, in no order.
+///
+/// # Errors
+/// [`StoreError`]
+pub(crate) async fn which(tx: &mut Tx, which: &Condition) -> Result<Vec<Instance>, StoreError> {
+    let (sql, values) = which.statement("SELECT * FROM instances", "");
+    tx.query(&sql, &values).await
 }
 
 /// A server to be inserted. Its first states are `building` and no power.

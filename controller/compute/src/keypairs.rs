@@ -1,6 +1,7 @@
 //! SSH keys of users: parsed before they are stored, so that a guest never gets a broken one.
 
 use base64::Engine as _;
+use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{params, row};
 use md5::{Digest as _, Md5};
@@ -93,6 +94,32 @@ pub async fn list(tx: &mut Tx, user: &str) -> Result<Vec<Keypair>, StoreError> {
     .await
 }
 
+/// A user's, as they are listed: their ids are their names.
+pub(crate) const TABLE: Table = Table {
+    kind: "keypair",
+    from: "keypairs k",
+    id: "k.name",
+    owner: "k.user_id",
+    fields: &[Field::new("name", "k.name", Is::Text)],
+    order: &[("name", Direction::Ascending)],
+};
+
+/// Those of a page of a user's, in its order.
+///
+/// # Errors
+/// [`StoreError`]
+pub(crate) async fn of_page(
+    tx: &mut Tx,
+    user: &str,
+    page: &Ids,
+) -> Result<Vec<Keypair>, StoreError> {
+    let mut which = Condition::owned("user_id", Some(user));
+    which.and(page.among("name"));
+    let (sql, values) = which.statement("SELECT * FROM keypairs", "");
+    let found = tx.query(&sql, &values).await?;
+    Ok(page.in_order(found, |key: &Keypair| key.name.clone()))
+}
+
 /// Stores a key; `serial` is ignored and given.
 ///
 /// # Errors
@@ -119,6 +146,8 @@ pub async fn insert(tx: &mut Tx, key: &Keypair) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`]
 pub async fn delete(tx: &mut Tx, user: &str, name: &str) -> Result<bool, StoreError> {
+    let which = Condition::new("k.user_id = ? AND k.name = ?", [user.into(), name.into()]);
+    markers::keep(tx, &TABLE, &which).await?;
     let gone = tx
         .execute(
             "DELETE FROM keypairs WHERE user_id = $1 AND name = $2",

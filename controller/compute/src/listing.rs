@@ -1,18 +1,109 @@
 //! Which servers a list shows, in which order, and which page of them.
 //!
-//! The database narrows by project, deletion and state; what is a regular expression to Nova
-//! is one here, with bounded size and linear time, and is matched on the rows.
+//! What can be said in SQL the database finds. What is a regular expression to Nova is one here, with
+//! bounded size and linear time; it is matched on the rows, part by part until the page is full. Most
+//! are a piece of a name, or a whole one, which SQL can say.
 
-use super::instances::Instance;
-use berth_controller_core::params;
+use crate::instances::{self, Instance};
+use axum::http::StatusCode;
+use berth_controller_core::body::clip;
+use berth_controller_core::listing::{
+    Asked, Condition, Direction, Field, Ids, Is, PageError, Table,
+};
 use berth_controller_core::store::{StoreError, Tx, Value};
-use berth_rpc_types::{Stored, TaskState, VmState};
+use berth_controller_core::{ApiError, Service};
+use berth_rpc_types::{InstanceId, TaskState, VmState};
 use regex::{Regex, RegexBuilder};
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 /// The most servers in one answer, as Nova's default.
 pub const MAX_LIMIT: usize = 1000;
+/// Rows that are read at once for what SQL cannot say.
+const PART: usize = 256;
+
+/// As they are listed. What may be sorted by, in Nova's names.
+pub const TABLE: Table = Table {
+    kind: "server",
+    from: "instances i",
+    id: "i.id",
+    owner: "i.project_id",
+    fields: &[
+        Field::new("created_at", "i.created_at", Is::Time),
+        Field::new("updated_at", "i.updated_at", Is::Time),
+        Field::new("launched_at", "i.launched_at", Is::Time).or_null(),
+        Field::new("display_name", "i.name", Is::Text),
+        Field::new("uuid", "i.id", Is::Text),
+        Field::new("vm_state", "i.vm_state", Is::Text),
+        Field::new("task_state", "i.task_state", Is::Text).or_null(),
+        Field::new("power_state", "i.power_state", Is::Number),
+        Field::new("image_ref", "i.image_id", Is::Text).or_null(),
+        Field::new("key_name", "i.key_name", Is::Text).or_null(),
+        Field::new("project_id", "i.project_id", Is::Text),
+        Field::new("user_id", "i.user_id", Is::Text),
+        Field::new("host", "i.host_id", Is::Text).or_null(),
+        Field::new("availability_zone", "i.availability_zone", Is::Text).or_null(),
+    ],
+    order: &[
+        ("created_at", Direction::Descending),
+        ("uuid", Direction::Descending),
+    ],
+};
+
+/// A user's regular expression.
+#[derive(Clone, Debug)]
+pub enum Pattern {
+    /// Is this: `^web$`
+    Is(String),
+    /// Has this in it: `web`
+    Has(String),
+    /// Whatever else.
+    Regex(Regex),
+}
+
+impl Pattern {
+    /// Reads one, bounded in size. The engine's time is linear in its input.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let plain = |text: &str| !text.contains(|c: char| r"\.+*?()|[]{}^$".contains(c));
+        let whole = text
+            .strip_prefix('^')
+            .and_then(|text| text.strip_suffix('$'));
+        match whole {
+            Some(whole) if plain(whole) => return Ok(Self::Is(whole.to_owned())),
+            _ if plain(text) => return Ok(Self::Has(text.to_owned())),
+            _ => {}
+        }
+        let built = RegexBuilder::new(text).size_limit(1 << 16).build();
+        built
+            .map(Self::Regex)
+            .map_err(|_| "is no regular expression that is understood here".to_owned())
+    }
+
+    /// Whether a text matches.
+    pub fn is_match(&self, text: &str) -> bool {
+        match self {
+            Self::Is(whole) => text == whole,
+            Self::Has(part) => text.contains(part.as_str()),
+            Self::Regex(regex) => regex.is_match(text),
+        }
+    }
+
+    /// The same in SQL, as far as that can say it.
+    fn condition(&self, column: &str) -> Option<Condition> {
+        match self {
+            Self::Is(whole) => Some(Condition::new(format!("{column} = ?"), [whole.into()])),
+            Self::Has(part) if part.is_empty() => Some(Condition::default()),
+            // Without it it is another text: both databases say that, and none minds the case.
+            Self::Has(part) => Some(Condition::new(
+                format!("REPLACE({column}, ?, '') <> {column}"),
+                [part.into()],
+            )),
+            Self::Regex(_) => None,
+        }
+    }
+}
 
 /// What a list asks for.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +118,12 @@ pub struct Filter {
     pub states: Vec<(VmState, Option<TaskState>)>,
     /// Changed at or after, Unix milliseconds.
     pub changes_since: Option<i64>,
+    /// Changed at or before, Unix milliseconds.
+    pub changes_before: Option<i64>,
+    /// Locked ones, or others.
+    pub locked: Option<bool>,
     /// Name.
-    pub name: Option<Regex>,
+    pub name: Option<Pattern>,
     /// Image's id.
     pub image: Option<String>,
     /// Flavor's id.
@@ -38,11 +133,11 @@ pub struct Filter {
     /// Host's id.
     pub host_ids: Option<Vec<String>>,
     /// Key's name.
-    pub key_name: Option<Regex>,
+    pub key_name: Option<Pattern>,
     /// Availability zone.
-    pub zone: Option<Regex>,
+    pub zone: Option<Pattern>,
     /// Description.
-    pub description: Option<Regex>,
+    pub description: Option<Pattern>,
     /// `vm_state` by name.
     pub vm_state: Option<String>,
     /// Has all of these.
@@ -53,66 +148,98 @@ pub struct Filter {
     pub not_tags: Vec<String>,
     /// Has none of these.
     pub not_tags_any: Vec<String>,
-}
-
-/// Keys that a list may be sorted by, Nova's names.
-pub const SORT_KEYS: &[&str] = &[
-    "created_at",
-    "updated_at",
-    "launched_at",
-    "display_name",
-    "uuid",
-    "vm_state",
-    "task_state",
-    "power_state",
-    "image_ref",
-    "key_name",
-    "project_id",
-    "user_id",
-    "host",
-    "availability_zone",
-];
-
-/// A user's regular expression, bounded in size. The engine's time is linear in its input.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn user_regex(text: &str) -> Result<Regex, String> {
-    RegexBuilder::new(text)
-        .size_limit(1 << 16)
-        .build()
-        .map_err(|_| "is no regular expression that is understood here".to_owned())
+    /// An address of IPv4.
+    pub ip: Option<Pattern>,
+    /// An address of IPv6.
+    pub ip6: Option<Pattern>,
+    /// A filter that nothing can match: an unknown status.
+    pub nothing: bool,
 }
 
 impl Filter {
-    fn matches(&self, i: &Instance) -> bool {
-        let text = |want: &Option<String>, have: Option<String>| {
-            want.as_ref().is_none_or(|w| Some(w) == have.as_ref())
+    /// Whose rows may be seen at all: a marker is one of them.
+    fn visible(&self) -> Condition {
+        Condition::owned("i.project_id", self.project.as_deref())
+    }
+
+    /// What SQL can say of it.
+    fn condition(&self) -> Condition {
+        let mut all = Condition::default();
+        match self.deleted {
+            Some(true) => all.and(Condition::new("i.deleted_at IS NOT NULL", [])),
+            Some(false) => all.and(Condition::new("i.deleted_at IS NULL", [])),
+            None => {}
+        }
+        if self.nothing {
+            all.and(Condition::never());
+        }
+        let mut equal = |column: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                all.and(Condition::new(format!("{column} = ?"), [value]));
+            }
         };
-        let pattern = |want: &Option<Regex>, have: Option<&str>| {
+        let text = |text: &Option<String>| text.as_deref().map(Value::from);
+        equal("i.user_id", text(&self.user));
+        equal("i.image_id", text(&self.image));
+        equal("i.id", text(&self.id));
+        equal("i.vm_state", text(&self.vm_state));
+        if let Some(since) = self.changes_since {
+            all.and(Condition::new("i.updated_at >= ?", [since.into()]));
+        }
+        if let Some(before) = self.changes_before {
+            all.and(Condition::new("i.updated_at <= ?", [before.into()]));
+        }
+        if let Some(locked) = self.locked {
+            all.and(Condition::new("i.locked = ?", [locked.into()]));
+        }
+        if let Some(ids) = &self.host_ids {
+            all.and(Condition::among("i.host_id", ids.iter().map(Value::from)));
+        }
+        for (pattern, column) in [
+            (&self.name, "i.name"),
+            (&self.key_name, "COALESCE(i.key_name, '')"),
+            (&self.zone, "COALESCE(i.availability_zone, '')"),
+        ] {
+            all.and(
+                pattern
+                    .as_ref()
+                    .and_then(|p| p.condition(column))
+                    .unwrap_or_default(),
+            );
+        }
+        if !self.states.is_empty() {
+            all.and(Condition::any(self.states.iter().map(is_in)));
+        }
+        all
+    }
+
+    /// Whether SQL says all of it.
+    fn is_sql(&self) -> bool {
+        let in_sql = |pattern: &Option<Pattern>| !matches!(pattern, Some(Pattern::Regex(_)));
+        let tags = [
+            &self.tags,
+            &self.tags_any,
+            &self.not_tags,
+            &self.not_tags_any,
+        ];
+        [&self.name, &self.key_name, &self.zone]
+            .into_iter()
+            .all(in_sql)
+            && [&self.description, &self.ip, &self.ip6]
+                .iter()
+                .all(|p| p.is_none())
+            && self.flavor.is_none()
+            && tags.iter().all(|tags| tags.is_empty())
+    }
+
+    /// What SQL does not say of it, or not all.
+    fn matches(&self, i: &Instance) -> bool {
+        let pattern = |want: &Option<Pattern>, have: Option<&str>| {
             want.as_ref()
                 .is_none_or(|w| w.is_match(have.unwrap_or_default()))
         };
-        let state = self.states.is_empty()
-            || self.states.iter().any(|(vm, task)| {
-                // ACTIVE means no reboot: those have a status of their own.
-                i.vm_state == *vm
-                    && match task {
-                        Some(task) => i.task_state.as_ref().is_some_and(|t| t == task),
-                        None => i.status() == super::states::status(*vm, None),
-                    }
-            });
         let has = |tag: &String| i.body.tags.contains(tag);
-        state
-            && text(&self.user, Some(i.user_id.clone()))
-            && text(&self.image, i.image_id.map(|id| id.to_string()))
-            && text(&self.flavor, Some(i.flavor.id.clone()))
-            && text(&self.id, Some(i.id.to_string()))
-            && text(&self.vm_state, Some(i.vm_state.as_str().to_owned()))
-            && self
-                .host_ids
-                .as_ref()
-                .is_none_or(|ids| i.host_id.is_some_and(|h| ids.contains(&h.to_string())))
+        self.flavor.as_ref().is_none_or(|id| *id == i.flavor.id)
             && pattern(&self.name, Some(&i.name))
             && pattern(&self.key_name, i.key_name.as_deref())
             && pattern(&self.zone, i.availability_zone.as_deref())
@@ -122,71 +249,102 @@ impl Filter {
             && (self.not_tags.is_empty() || !self.not_tags.iter().all(has))
             && !self.not_tags_any.iter().any(has)
     }
+
+    /// Leaves those that have the addresses.
+    async fn by_address(&self, tx: &mut Tx, found: &mut Vec<Instance>) -> Result<(), StoreError> {
+        if self.ip.is_none() && self.ip6.is_none() {
+            return Ok(());
+        }
+        let ids: Vec<InstanceId> = found.iter().map(|i| i.id).collect();
+        let addresses = berth_controller_network::addresses(tx, &ids).await?;
+        let has = |id: InstanceId, want: &Option<Pattern>, v4: bool| {
+            want.as_ref().is_none_or(|want| {
+                addresses.get(&id).is_some_and(|all| {
+                    all.iter()
+                        .any(|a| a.address.is_ipv4() == v4 && want.is_match(&a.address.to_string()))
+                })
+            })
+        };
+        found.retain(|i| has(i.id, &self.ip, true) && has(i.id, &self.ip6, false));
+        Ok(())
+    }
 }
 
-/// The servers that match, newest first.
+/// In a state, with the task that a status asks for. ACTIVE means no reboot: those have a status of
+/// their own.
+fn is_in((state, task): &(VmState, Option<TaskState>)) -> Condition {
+    let mut is = Condition::new("i.vm_state = ?", [state.as_str().into()]);
+    is.and(match task {
+        Some(task) => Condition::new("i.task_state = ?", [task.as_str().into()]),
+        None if *state == VmState::Active => Condition::new(
+            "COALESCE(i.task_state, '') NOT IN (?, ?)",
+            [TaskState::Rebooting, TaskState::RebootingHard].map(|task| task.as_str().into()),
+        ),
+        None => Condition::default(),
+    });
+    is
+}
+
+/// A page of the servers that match.
 ///
 /// # Errors
-/// [`StoreError`]
-pub async fn list(tx: &mut Tx, filter: &Filter) -> Result<Vec<Instance>, StoreError> {
-    let mut sql = String::from("SELECT * FROM instances WHERE 1 = 1");
-    let mut values: Vec<Value> = params![].to_vec();
-    let mut narrow = |condition: &str, value: Value| {
-        values.push(value);
-        sql.push_str(&condition.replace('?', &format!("${}", values.len())));
+/// 400 for a marker that never was.
+pub async fn list(
+    tx: &mut Tx,
+    filter: &Filter,
+    order: &[(String, Direction)],
+    marker: Option<&str>,
+    limit: usize,
+) -> Result<Vec<Instance>, ApiError> {
+    let keys = order
+        .iter()
+        .filter_map(|(key, direction)| TABLE.field(key).map(|field| (field, *direction)));
+    let in_sql = filter.is_sql();
+    let mut asked = Asked {
+        filter: filter.condition(),
+        order: TABLE.whole(keys.collect()),
+        marker: marker.map(str::to_owned),
+        limit: if in_sql { limit } else { PART },
+        reverse: false,
     };
-    if let Some(project) = &filter.project {
-        narrow(" AND project_id = ?", project.into());
-    }
-    if let Some(since) = filter.changes_since {
-        narrow(" AND updated_at >= ?", since.into());
-    }
-    match filter.deleted {
-        Some(true) => sql.push_str(" AND deleted_at IS NOT NULL"),
-        Some(false) => sql.push_str(" AND deleted_at IS NULL"),
-        None => {}
-    }
-    sql.push_str(" ORDER BY created_at DESC, id DESC");
-    let mut found: Vec<Instance> = tx.query(&sql, &values).await?;
-    found.retain(|instance| filter.matches(instance));
-    Ok(found)
-}
-
-/// Sorts by keys of [`SORT_KEYS`], each ascending or not; the newest first where they are equal.
-pub fn sort(instances: &mut [Instance], keys: &[(String, bool)]) {
-    instances.sort_by(|a, b| {
-        for (key, ascending) in keys {
-            let order = compare(a, b, key);
-            if order != Ordering::Equal {
-                return if *ascending { order } else { order.reverse() };
-            }
+    let project = filter.project.as_deref();
+    let mut found: Vec<Instance> = Vec::new();
+    loop {
+        let page = TABLE.page(tx, &filter.visible(), project, &asked).await;
+        let page = page.map_err(|why| refused(why, &asked))?;
+        let mut part = of_page(tx, &page).await?;
+        if in_sql {
+            return Ok(part);
         }
-        Ordering::Equal
-    });
+        part.retain(|instance| filter.matches(instance));
+        filter.by_address(tx, &mut part).await?;
+        found.extend(part);
+        if found.len() >= limit || !page.more {
+            found.truncate(limit);
+            return Ok(found);
+        }
+        asked.marker = page.ids.last().cloned();
+    }
 }
 
-fn compare(a: &Instance, b: &Instance, key: &str) -> Ordering {
-    match key {
-        "created_at" => a.created_at.cmp(&b.created_at),
-        "updated_at" => a.updated_at.cmp(&b.updated_at),
-        "launched_at" => a.launched_at.cmp(&b.launched_at),
-        "display_name" => a.name.cmp(&b.name),
-        "uuid" => a.id.cmp(&b.id),
-        "vm_state" => a.vm_state.as_str().cmp(b.vm_state.as_str()),
-        "task_state" => a
-            .task_state
-            .as_ref()
-            .map(Stored::as_str)
-            .cmp(&b.task_state.as_ref().map(Stored::as_str)),
-        "power_state" => a.power_state.cmp(&b.power_state),
-        "image_ref" => a.image_id.cmp(&b.image_id),
-        "key_name" => a.key_name.cmp(&b.key_name),
-        "project_id" => a.project_id.cmp(&b.project_id),
-        "user_id" => a.user_id.cmp(&b.user_id),
-        "host" => a.host_id.cmp(&b.host_id),
-        "availability_zone" => a.availability_zone.cmp(&b.availability_zone),
-        _ => Ordering::Equal,
+/// Why there is no page, in Nova's words.
+pub fn refused(why: PageError, asked: &Asked) -> ApiError {
+    match why {
+        PageError::Store(error) => error.into(),
+        PageError::NoMarker => ApiError::new(
+            Service::Compute,
+            StatusCode::BAD_REQUEST,
+            format!(
+                "marker [{}] not found",
+                clip(asked.marker.as_deref().unwrap_or_default())
+            ),
+        ),
     }
+}
+
+async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Instance>, StoreError> {
+    let found = instances::which(tx, &page.among("id")).await?;
+    Ok(page.in_order(found, |instance| instance.id.to_string()))
 }
 
 /// A page, and the marker of the next one if there may be more.
@@ -251,7 +409,7 @@ mod tests {
         let found = store
             .tx(|tx| {
                 let filter = filter.clone();
-                Box::pin(async move { list(tx, &filter).await })
+                Box::pin(async move { list(tx, &filter, &[], None, 99).await })
             })
             .await
             .unwrap();
@@ -262,12 +420,14 @@ mod tests {
     async fn a_name_filter_is_a_regular_expression_and_the_newest_comes_first() {
         let (store, _) = three().await;
         let filter = |text: &str| Filter {
-            name: Some(user_regex(text).unwrap()),
+            name: Some(Pattern::parse(text).unwrap()),
             ..Filter::default()
         };
         assert_eq!(names(&store, filter("web")).await, ["web-2", "web"]);
         assert_eq!(names(&store, filter("^web$")).await, ["web"]);
-        assert!(user_regex("(").is_err());
+        assert_eq!(names(&store, filter("^w.*2")).await, ["web-2"]);
+        assert_eq!(names(&store, filter("WEB")).await, [""; 0]);
+        assert!(Pattern::parse("(").is_err());
     }
 
     #[tokio::test]

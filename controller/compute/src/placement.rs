@@ -9,7 +9,7 @@
 use crate::groups;
 use crate::instances::Instance;
 use berth_controller_core::store::{Json, StoreError, Tx};
-use berth_controller_core::{ControlSettings, Env, params, row};
+use berth_controller_core::{ControlSettings, Env, beat, params, row};
 use berth_controller_hosts::Target;
 use berth_controller_image::records;
 use berth_controller_network as network;
@@ -42,7 +42,7 @@ pub async fn select_and_claim(
     excluded: &[HostId],
 ) -> Result<Target, PlacementError> {
     let control = &*env.control;
-    let hosts = snapshot(tx, env.now(), control).await?;
+    let hosts = snapshot(tx, control).await?;
     let request = request(tx, instance, excluded).await?;
     let draw = u64::try_from(env.rng.bits() >> 64).unwrap_or(0);
     let snapshots: Vec<HostSnapshot> = hosts.values().map(|h| h.snapshot.clone()).collect();
@@ -175,12 +175,16 @@ pub async fn give_back(tx: &mut Tx, now: i64, target: Target) -> Result<(), Stor
 /// Every host as the database knows it now.
 async fn snapshot(
     tx: &mut Tx,
-    now: i64,
     control: &ControlSettings,
 ) -> Result<BTreeMap<HostId, Host>, StoreError> {
     let mut hosts = BTreeMap::new();
-    for row in tx.query("SELECT * FROM hosts", &[]).await? {
-        let host = host(row, now, control);
+    let sql = format!(
+        "SELECT id, hostname, availability_zone, enabled, forced_down, capacity, generation, {} \
+         FROM hosts",
+        beat::SEEN
+    );
+    for row in tx.query(&sql, &[]).await? {
+        let host = host(row, control);
         hosts.insert(host.snapshot.id, host);
     }
     for claim in tx
@@ -218,20 +222,20 @@ row! {
         availability_zone: String,
         enabled: bool,
         forced_down: bool,
-        last_seen_at: i64,
+        silent: i64,
         capacity: Json<Capacity>,
         generation: i64,
     }
 }
 
-fn host(row: HostRow, now: i64, control: &ControlSettings) -> Host {
+fn host(row: HostRow, control: &ControlSettings) -> Host {
     let capacity = row.capacity.0;
     Host {
         generation: row.generation,
         snapshot: HostSnapshot {
             id: row.id,
             hostname: row.hostname,
-            up: control.is_up(row.last_seen_at, row.forced_down, now),
+            up: control.is_up(row.silent, row.forced_down),
             enabled: row.enabled && !row.forced_down,
             availability_zone: row.availability_zone,
             vcpus: capacity.vcpus,

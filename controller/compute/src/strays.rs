@@ -180,7 +180,10 @@ async fn instance(tx: &mut Tx, now: i64, spec: &VmmSpec) -> Result<(), StoreErro
         id: spec.instance_id,
         project_id: spec.project_id.clone(),
         user_id: String::new(),
-        name: spec.name.clone(),
+        name: match drive.display_name.as_str() {
+            "" => spec.name.clone(),
+            name => name.to_owned(),
+        },
         flavor: FlavorSnapshot {
             id: "adopted".into(),
             name: "adopted".into(),
@@ -195,6 +198,7 @@ async fn instance(tx: &mut Tx, now: i64, spec: &VmmSpec) -> Result<(), StoreErro
             metadata: drive.metadata.clone(),
             user_data: drive.user_data.clone(),
             public_key: drive.public_keys.first().map(|(_, key)| key.clone()),
+            launch_index: drive.launch_index,
             ..Body::default()
         },
     };

@@ -5,8 +5,19 @@
 
 use crate::{ApiError, Service};
 use axum::body::Bytes;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
+
+/// The media type of a Content-Type: without its parameters, in lower case (RFC 9110, 8.3.1). Empty if
+/// there is none.
+pub fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE);
+    let text = value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let kind = text.split(';').next().unwrap_or_default();
+    kind.trim().to_ascii_lowercase()
+}
 
 /// The largest JSON body that is read, in bytes.
 pub const MAX_JSON_BYTES: usize = 1 << 20;

@@ -18,6 +18,7 @@
 )]
 
 pub mod agent;
+pub mod beat;
 pub mod body;
 pub mod broker;
 pub mod call;

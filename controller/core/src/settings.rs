@@ -8,8 +8,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ControlSettings {
-    /// Seconds since a host's last sync after which it counts as down for placement. Nothing is
-    /// freed by it (PROTOCOL.md, rule 1).
+    /// Seconds without a report, by the cloud's own clock ([`crate::beat`]), after which a host counts
+    /// as down for placement. Nothing is freed by it (PROTOCOL.md, rule 1).
     pub service_down_time: u32,
     /// Seconds without a sign of life after which an operation is reported as suspicious.
     pub silence_limit: u32,
@@ -49,14 +49,6 @@ impl Default for ControlSettings {
             broker_account_lifetime: 3600,
             host_certificates: true,
         }
-    }
-}
-
-impl ControlSettings {
-    /// Whether a host counts as up: a sync within `service_down_time`, and nobody forced it down.
-    /// Times are in Unix milliseconds.
-    pub const fn is_up(&self, last_seen_at: i64, forced_down: bool, now: i64) -> bool {
-        !forced_down && now.saturating_sub(last_seen_at) <= self.service_down_time as i64 * 1000
     }
 }
 

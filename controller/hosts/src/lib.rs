@@ -21,6 +21,7 @@
 
 pub mod acceptance;
 pub mod auth;
+pub mod beats;
 pub mod broker;
 pub mod certificate;
 pub mod epoch;

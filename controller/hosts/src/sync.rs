@@ -17,7 +17,11 @@ use berth_controller_core::{Env, params, row};
 use berth_controller_operations::outbox;
 use berth_rpc::{Address, kill_point};
 use berth_rpc_types::link::{Reported, SyncReply, SyncRequest};
-use berth_rpc_types::{HostId, InstanceId, Observation, VmmId, VmmState};
+use berth_rpc_types::{Capacity, HostId, InstanceId, Observation, VmmId, VmmState};
+
+/// How old `hosts.last_seen_at` becomes, in milliseconds: a third of the default `service_down_time`.
+/// It costs a write of the whole row.
+const SHOWN_MS: u64 = 20_000;
 
 /// `POST /agent/v1/sync`
 pub(super) async fn sync(
@@ -58,6 +62,9 @@ row! {
         epoch: u64,
         network_revision: u64,
         capacity: String,
+        address: String,
+        agent_version: String,
+        last_seen_at: i64,
     }
 }
 
@@ -74,7 +81,8 @@ pub async fn fold(
     let host_id = request.host_id;
     let known: Known = tx
         .query_opt(
-            "SELECT epoch, network_revision, capacity FROM hosts WHERE id = $1",
+            "SELECT epoch, network_revision, capacity, address, agent_version, last_seen_at \
+             FROM hosts WHERE id = $1",
             params![host_id],
         )
         .await?
@@ -157,10 +165,25 @@ async fn seen(
     request: &SyncRequest,
     known: &Known,
 ) -> Result<(), StoreError> {
+    let host_id = request.host_id;
+    tx.execute(
+        "INSERT INTO host_beats (host_id, beat, seen_at, copied) SELECT $1, beat, $2, $2 FROM beats \
+         WHERE id = 1 ON CONFLICT (host_id) DO UPDATE SET beat = excluded.beat, \
+         seen_at = excluded.seen_at",
+        params![host_id, now],
+    )
+    .await?;
     let capacity = serde_json::to_value(&request.capacity).unwrap_or_default();
     let capacity = capacity.to_string();
-    // Only a change of the inventory is a change of its generation.
-    let changed = known.capacity != capacity;
+    // A controller of the release before looks at the host's row.
+    let is_due = now.abs_diff(known.last_seen_at) > SHOWN_MS;
+    let is_new = known.capacity != capacity
+        || known.address != request.address
+        || known.agent_version != request.version;
+    if !is_new && !is_due {
+        return Ok(());
+    }
+    let before: Capacity = serde_json::from_str(&known.capacity).unwrap_or_default();
     tx.execute(
         "UPDATE hosts SET last_seen_at = $1, address = $2, agent_version = $3, capacity = $4, \
          generation = generation + $5, updated_at = $1 WHERE id = $6",
@@ -169,12 +192,24 @@ async fn seen(
             &request.address,
             &request.version,
             capacity,
-            i64::from(changed),
-            request.host_id
+            i64::from(inventory(&before) != inventory(&request.capacity)),
+            host_id
         ],
     )
     .await?;
+    let sql = "UPDATE host_beats SET copied = $1 WHERE host_id = $2";
+    tx.execute(sql, params![now, host_id]).await?;
     Ok(())
+}
+
+/// What of a host's capacity is claimed: only a change of that is a change of its generation, and not
+/// that a disk fills.
+fn inventory(capacity: &Capacity) -> Capacity {
+    Capacity {
+        disk_free_gib: 0,
+        io_operations: 0,
+        ..capacity.clone()
+    }
 }
 
 async fn vmms(tx: &mut Tx, sql: &str, params: &[Value]) -> Result<Vec<VmmId>, StoreError> {

@@ -3,6 +3,7 @@
 //! - [`password`]: argon2id hashes, made and checked off the async threads.
 //! - [`tokens`]: opaque random tokens, stored as hashes; scopes; validation, which asks the
 //!   database each time, so that a revoked role or a disabled user counts at once.
+//! - [`assignments`]: who has which role where; [`application_credentials`]: what a program logs in with.
 //! - [`bootstrap`]: the first domain, project, roles and administrator.
 //! - [`catalog`]: what services there are and where.
 //! - [`authenticate`]: what turns a request's token into who asks.
@@ -14,6 +15,8 @@
 )]
 
 pub mod api;
+pub mod application_credentials;
+pub mod assignments;
 pub mod authenticate;
 pub mod bootstrap;
 pub mod catalog;

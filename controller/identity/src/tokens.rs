@@ -5,7 +5,8 @@
 //! Validation reads user, scope and roles as they are now: a disabled user, a deleted project
 //! or the last role taken away ends a token at once.
 
-use super::implied;
+use crate::application_credentials::{self as credentials, ApplicationCredential};
+use crate::assignments;
 use axum::http::StatusCode;
 use berth_controller_core::store::{Json, StoreError, Tx};
 use berth_controller_core::{ApiError, AppState, Service, params, row, secret, time};
@@ -32,6 +33,25 @@ pub enum Scope {
     Domain(Named),
     /// The whole installation.
     System,
+}
+
+/// What is stored as a token's target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A scope, for the user.
+    Scope(Scope),
+    /// What an application credential is good for, by its id.
+    ApplicationCredential(String),
+}
+
+impl Target {
+    /// As the database has it: `(target_kind, target_id)`.
+    fn columns(&self) -> (&'static str, &str) {
+        match self {
+            Self::Scope(scope) => scope.target(),
+            Self::ApplicationCredential(id) => (credentials::TARGET, id),
+        }
+    }
 }
 
 impl Scope {
@@ -63,8 +83,10 @@ pub struct Token {
     pub scope: Scope,
     /// Roles there, implied ones too.
     pub roles: Vec<Named>,
-    /// `password`, `token`
+    /// `password`, `token`, `application_credential`
     pub methods: Vec<String>,
+    /// What it was got by, if it was.
+    pub application_credential: Option<ApplicationCredential>,
     /// Unix milliseconds.
     pub issued_at: i64,
     /// Unix milliseconds.
@@ -142,17 +164,28 @@ pub async fn load(tx: &mut Tx, hash: &str, now: i64) -> Result<Token, ApiError> 
     if !row.user_enabled || !row.domain_enabled {
         return Err(unauthorized("The token's user or its domain is disabled."));
     }
-    let scope = scope_by_id(tx, &row.target_kind, &row.target_id)
-        .await?
-        .ok_or_else(|| {
-            unauthorized("The token's project or domain no longer exists, or is disabled.")
-        })?;
-    let roles = roles(tx, &row.user_id, &scope).await?;
-    if roles.is_empty() && scope != Scope::Unscoped {
-        return Err(unauthorized(
-            "The token's user no longer has a role on its project, domain or system.",
-        ));
-    }
+    let mut application_credential = None;
+    let (scope, roles) = if row.target_kind == credentials::TARGET {
+        let found = credentials::find(tx, &row.target_id).await?;
+        let found =
+            found.ok_or_else(|| unauthorized("The token's application credential is gone."))?;
+        let good_for = credentials::scope(tx, &found, now).await?;
+        application_credential = Some(found);
+        good_for
+    } else {
+        let scope = scope_by_id(tx, &row.target_kind, &row.target_id)
+            .await?
+            .ok_or_else(|| {
+                unauthorized("The token's project or domain no longer exists, or is disabled.")
+            })?;
+        let roles = assignments::roles(tx, &row.user_id, &scope).await?;
+        if roles.is_empty() && scope != Scope::Unscoped {
+            return Err(unauthorized(
+                "The token's user no longer has a role on its project, domain or system.",
+            ));
+        }
+        (scope, roles)
+    };
     Ok(Token {
         hash: hash.to_owned(),
         audit_id: row.audit_id,
@@ -165,6 +198,7 @@ pub async fn load(tx: &mut Tx, hash: &str, now: i64) -> Result<Token, ApiError> 
         scope,
         roles,
         methods: row.methods.0,
+        application_credential,
         issued_at: row.issued_at,
         expires_at: row.expires_at,
     })
@@ -200,33 +234,6 @@ pub async fn scope_by_id(tx: &mut Tx, kind: &str, id: &str) -> Result<Option<Sco
     }
 }
 
-/// A user's roles on a scope, implied ones too, by name.
-///
-/// # Errors
-/// The store's.
-pub async fn roles(tx: &mut Tx, user_id: &str, scope: &Scope) -> Result<Vec<Named>, StoreError> {
-    let (kind, id) = scope.target();
-    let sql = "SELECT role_id FROM role_assignments \
-               WHERE user_id = $1 AND target_kind = $2 AND target_id = $3";
-    let direct: Vec<(String,)> = tx.query(sql, params![user_id, kind, id]).await?;
-    if direct.is_empty() {
-        return Ok(Vec::new());
-    }
-    let all: Vec<Named> = tx
-        .query("SELECT id, name FROM roles ORDER BY name", &[])
-        .await?;
-    let names: Vec<&str> = all
-        .iter()
-        .filter(|r| direct.iter().any(|(id,)| *id == r.id))
-        .flat_map(|r| std::iter::once(r.name.as_str()).chain(implied(&r.name).iter().copied()))
-        .collect();
-    Ok(all
-        .iter()
-        .filter(|r| names.contains(&r.name.as_str()))
-        .cloned()
-        .collect())
-}
-
 /// A token to be made.
 #[derive(Clone, Debug)]
 pub struct NewToken {
@@ -237,7 +244,7 @@ pub struct NewToken {
     /// Whose.
     pub user_id: String,
     /// For what.
-    pub scope: Scope,
+    pub target: Target,
     /// How the user proved to be it.
     pub methods: Vec<String>,
     /// Unix milliseconds.
@@ -251,7 +258,7 @@ pub struct NewToken {
 /// # Errors
 /// 401 if the user has no role on the scope.
 pub async fn issue(tx: &mut Tx, new: &NewToken) -> Result<Token, ApiError> {
-    let (kind, id) = new.scope.target();
+    let (kind, id) = new.target.columns();
     tx.execute(
         "DELETE FROM tokens WHERE expires_at < $1",
         // An hour's grace, so that a caller is told "expired" rather than "not known".

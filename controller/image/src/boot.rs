@@ -186,8 +186,7 @@ fn wrong(message: String) -> ApiError {
 
 /// An image that is there, whole, and within `reach`; `what` names it in messages.
 async fn ready(tx: &mut Tx, reach: &Reach, what: &str, id: &str) -> Result<Image, ApiError> {
-    let found = records::find(tx, id).await?;
-    let seen = found.filter(|image| image.visible_to(reach));
+    let seen = records::seen(tx, reach, id).await?;
     let Some(image) = seen else {
         let id = berth_controller_core::body::clip(id);
         return Err(wrong(format!(

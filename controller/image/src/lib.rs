@@ -20,6 +20,7 @@
 pub mod api;
 pub mod boot;
 pub mod files;
+pub(crate) mod members;
 pub mod qcow2;
 pub mod reconcile;
 pub mod records;

@@ -1,11 +1,67 @@
 //! The rows of images.
 
-use super::refuse;
+use crate::{members, refuse};
 use axum::http::StatusCode;
+use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{FromRow, Json, Row, StoreError, Tx};
 use berth_controller_core::{ApiError, params, policy::Reach};
 use std::collections::BTreeMap;
 use uuid::Uuid;
+
+/// As they are listed.
+pub(crate) const TABLE: Table = Table {
+    kind: "image",
+    from: "images i",
+    id: "i.id",
+    owner: "CASE WHEN i.visibility IN ('public', 'community') THEN '' ELSE i.owner END",
+    fields: &[
+        Field::new("id", "i.id", Is::Text),
+        Field::new("name", "i.name", Is::Text).or_null(),
+        Field::new("status", "i.status", Is::Text),
+        Field::new("visibility", "i.visibility", Is::Text),
+        Field::new("owner", "i.owner", Is::Text),
+        Field::new("container_format", "i.container_format", Is::Text).or_null(),
+        Field::new("disk_format", "i.disk_format", Is::Text).or_null(),
+        Field::new("min_disk", "i.min_disk", Is::Number),
+        Field::new("min_ram", "i.min_ram", Is::Number),
+        Field::new("protected", "i.protected", Is::Flag),
+        Field::new("os_hidden", "i.hidden", Is::Flag),
+        Field::new("size", "i.size", Is::Number).or_null(),
+        Field::new("checksum", "i.md5", Is::Text).or_null(),
+        Field::new("os_hash_value", "i.sha512", Is::Text).or_null(),
+        Field::new("created_at", "i.created_at", Is::Time),
+        Field::new("updated_at", "i.updated_at", Is::Time),
+    ],
+    order: &[
+        ("created_at", Direction::Descending),
+        ("id", Direction::Descending),
+    ],
+};
+
+/// Those that a project is shown in a list: its own, public ones, and those shared with it for which it
+/// has said `member_status` (`None`: whatever it said); community images only if it asks for them.
+pub(crate) fn visible(
+    project: Option<&str>,
+    community: bool,
+    member_status: Option<&str>,
+) -> Condition {
+    let Some(project) = project else {
+        return Condition::default();
+    };
+    let open = if community {
+        "'public', 'community'"
+    } else {
+        "'public'"
+    };
+    let mut shared = Condition::new("m.member = ?", [project.into()]);
+    if let Some(status) = member_status {
+        shared.and(Condition::new("m.status = ?", [status.into()]));
+    }
+    let mut shared = shared.within("i.id", "SELECT m.image_id FROM image_members m");
+    shared.and(Condition::new("i.visibility = 'shared'", []));
+    let own = format!("i.owner = ? OR i.visibility IN ({open})");
+    Condition::any([Condition::new(own, [project.into()]), shared])
+}
 
 /// An image as stored.
 #[derive(Clone, Debug)]
@@ -85,11 +141,6 @@ impl FromRow for Image {
 }
 
 impl Image {
-    /// Whether who reaches so far may see it.
-    pub fn visible_to(&self, reach: &Reach) -> bool {
-        matches!(self.visibility.as_str(), "public" | "community") || reach.covers(&self.owner)
-    }
-
     /// Refuses callers who may see but not change it.
     ///
     /// # Errors
@@ -123,16 +174,14 @@ pub fn missing(id: &str) -> ApiError {
 const READ: &str = "SELECT images.*, virtual_sizes.bytes AS virtual_size \
                     FROM images LEFT JOIN virtual_sizes ON virtual_sizes.image_id = images.id";
 
-/// All that the caller may see; community images only by id or when asked for.
+/// Those of a page, in its order.
 ///
 /// # Errors
 /// The store's.
-pub async fn list(tx: &mut Tx, reach: &Reach, community: bool) -> Result<Vec<Image>, StoreError> {
-    let sql = format!(
-        "{READ} WHERE CAST($1 AS TEXT) IS NULL OR owner = $1 OR visibility = 'public' \
-         OR ($2 = 1 AND visibility = 'community')"
-    );
-    tx.query(&sql, params![reach.project(), community]).await
+pub(crate) async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Image>, StoreError> {
+    let (sql, values) = page.among("images.id").statement(READ, "");
+    let images = tx.query(&sql, &values).await?;
+    Ok(page.in_order(images, |image: &Image| image.id.clone()))
 }
 
 /// One, whoever's it is.
@@ -144,15 +193,35 @@ pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Image>, StoreError> {
         .await
 }
 
+/// One, if who reaches so far may see it: its own, a public or community one, and one that is shared with
+/// it.
+///
+/// # Errors
+/// The store's.
+pub async fn seen(tx: &mut Tx, reach: &Reach, id: &str) -> Result<Option<Image>, StoreError> {
+    let Some(image) = find(tx, id).await? else {
+        return Ok(None);
+    };
+    let is_open = matches!(image.visibility.as_str(), "public" | "community");
+    if is_open || reach.covers(&image.owner) {
+        return Ok(Some(image));
+    }
+    if image.visibility == "shared"
+        && let Some(project) = reach.project()
+        && members::find(tx, id, project).await?.is_some()
+    {
+        return Ok(Some(image));
+    }
+    Ok(None)
+}
+
 /// One, if the caller may see it.
 ///
 /// # Errors
 /// 404 otherwise.
 pub async fn load(tx: &mut Tx, reach: &Reach, id: &str) -> Result<Image, ApiError> {
-    let found = find(tx, id).await?;
-    found
-        .filter(|i| i.visible_to(reach))
-        .ok_or_else(|| missing(id))
+    let image = seen(tx, reach, id).await?;
+    image.ok_or_else(|| missing(id))
 }
 
 /// Stores a new one.
@@ -360,6 +429,8 @@ pub async fn saved(
 /// # Errors
 /// The store's.
 pub async fn delete(tx: &mut Tx, now: i64, id: &str) -> Result<bool, StoreError> {
+    let which = Condition::new("i.id = ? AND i.protected = 0", [id.into()]);
+    markers::keep(tx, &TABLE, &which).await?;
     let sql = "DELETE FROM images WHERE id = $1 AND protected = 0";
     if tx.execute(sql, params![id]).await? == 0 {
         return Ok(false);
@@ -367,6 +438,7 @@ pub async fn delete(tx: &mut Tx, now: i64, id: &str) -> Result<bool, StoreError>
     for sql in [
         "DELETE FROM image_tokens WHERE image_id = $1",
         "DELETE FROM virtual_sizes WHERE image_id = $1",
+        "DELETE FROM image_members WHERE image_id = $1",
     ] {
         tx.execute(sql, params![id]).await?;
     }

@@ -27,7 +27,7 @@ async fn nets_of(
         let sql = "SELECT * FROM networks WHERE id = $1";
         let network: Option<Network> = tx.query_opt(sql, params![&port.network_id]).await?;
         if let Some(network) = network {
-            let subnets = subnets::list(tx, Some(&port.network_id)).await?;
+            let subnets = subnets::list(tx, &port.network_id).await?;
             nets.insert(port.network_id.clone(), (network, subnets));
         }
     }

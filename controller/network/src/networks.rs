@@ -2,8 +2,57 @@
 
 use super::errors::{conflict, not_found};
 use super::quotas;
+use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, params, policy::Reach, row};
+use std::collections::HashMap;
+
+/// As they are listed.
+pub(crate) const TABLE: Table = Table {
+    kind: "network",
+    from: "networks n",
+    id: "n.id",
+    owner: "CASE WHEN n.shared = 1 OR n.external = 1 THEN '' ELSE n.project_id END",
+    fields: &[
+        Field::new("id", "n.id", Is::Text),
+        Field::new("name", "n.name", Is::Text),
+        Field::new("description", "n.description", Is::Text),
+        Field::new("admin_state_up", "n.admin_state_up", Is::Flag),
+        Field::new("status", "CAST('ACTIVE' AS TEXT)", Is::Text),
+        Field::new("shared", "n.shared", Is::Flag),
+        Field::new("project_id", "n.project_id", Is::Text),
+        Field::new("tenant_id", "n.project_id", Is::Text),
+        Field::new("router:external", "n.external", Is::Flag),
+        Field::new("mtu", "n.mtu", Is::Number),
+        Field::new("port_security_enabled", "CAST(0 AS BIGINT)", Is::Flag),
+        Field::new("revision_number", "n.revision", Is::Number),
+        Field::new("created_at", "n.created_at", Is::Time),
+        Field::new("updated_at", "n.updated_at", Is::Time),
+        Field::new("provider:network_type", "n.network_type", Is::Text),
+        Field::new("provider:physical_network", "n.physical_network", Is::Text).or_null(),
+        Field::new(
+            "provider:segmentation_id",
+            "CAST(NULL AS BIGINT)",
+            Is::Number,
+        )
+        .or_null(),
+    ],
+    order: &[
+        ("created_at", Direction::Ascending),
+        ("id", Direction::Ascending),
+    ],
+};
+
+/// Those that a project may see.
+pub(crate) fn visible(project: Option<&str>) -> Condition {
+    match project {
+        None => Condition::default(),
+        Some(project) => Condition::new(
+            "n.project_id = ? OR n.shared = 1 OR n.external = 1",
+            [project.into()],
+        ),
+    }
+}
 
 row! {
     /// A network as stored.
@@ -55,14 +104,44 @@ pub fn missing(id: &str) -> ApiError {
     not_found("NetworkNotFound", "Network", id)
 }
 
-/// All that the caller may see.
+/// Those of a page, in its order, each with the ids of its subnets.
 ///
 /// # Errors
 /// The store's.
-pub async fn list(tx: &mut Tx, reach: &Reach) -> Result<Vec<Network>, StoreError> {
-    let sql = "SELECT * FROM networks WHERE CAST($1 AS TEXT) IS NULL OR project_id = $1 \
-               OR shared = 1 OR external = 1 ORDER BY created_at, id";
-    tx.query(sql, params![reach.project()]).await
+pub(crate) async fn of_page(
+    tx: &mut Tx,
+    page: &Ids,
+) -> Result<Vec<(Network, Vec<String>)>, StoreError> {
+    let (sql, values) = page.among("id").statement("SELECT * FROM networks", "");
+    let networks: Vec<Network> = tx.query(&sql, &values).await?;
+    let (sql, values) = page.among("network_id").statement(
+        "SELECT network_id, id FROM subnets",
+        "ORDER BY created_at, id",
+    );
+    let mut subnets: HashMap<String, Vec<String>> = HashMap::new();
+    for (network_id, id) in tx.query(&sql, &values).await? {
+        subnets.entry(network_id).or_default().push(id);
+    }
+    let networks = page.in_order(networks, |network| network.id.clone());
+    let with = |network: Network| {
+        let own = subnets.remove(&network.id).unwrap_or_default();
+        (network, own)
+    };
+    Ok(networks.into_iter().map(with).collect())
+}
+
+/// The ids of those that who reaches so far may put servers on, and that have subnets.
+///
+/// # Errors
+/// The store's.
+pub async fn for_servers(tx: &mut Tx, reach: &Reach) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT n.id FROM networks n \
+               WHERE (CAST($1 AS TEXT) IS NULL OR n.project_id = $1 OR n.shared = 1) \
+               AND n.external = 0 AND n.admin_state_up = 1 \
+               AND EXISTS (SELECT 1 FROM subnets s WHERE s.network_id = n.id) \
+               ORDER BY n.created_at, n.id";
+    let rows: Vec<(String,)> = tx.query(sql, params![reach.project()]).await?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }
 
 /// One, if the caller may see it.
@@ -160,6 +239,9 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
             ),
         ));
     }
+    let own = Condition::new("s.network_id = ?", [id.into()]);
+    markers::keep(tx, &super::subnets::TABLE, &own).await?;
+    markers::keep(tx, &TABLE, &Condition::new("n.id = ?", [id.into()])).await?;
     for sql in [
         "DELETE FROM address_allocations WHERE subnet_id IN \
          (SELECT id FROM subnets WHERE network_id = $1)",

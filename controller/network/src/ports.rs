@@ -5,11 +5,65 @@ use super::errors::{conflict, invalid, not_found};
 use super::networks::Network;
 use super::quotas;
 use super::subnets::{self, Subnet};
+use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{Parsed, StoreError, Tx};
 use berth_controller_core::{ApiError, params, policy::Reach, row};
 use berth_rpc::clock::Rng;
 use ipnet::IpNet;
 use std::net::IpAddr;
+
+/// As they are listed.
+pub(crate) const TABLE: Table = Table {
+    kind: "port",
+    from: "ports p",
+    id: "p.id",
+    owner: "p.project_id",
+    fields: &[
+        Field::new("id", "p.id", Is::Text),
+        Field::new("name", "p.name", Is::Text),
+        Field::new("description", "p.description", Is::Text),
+        Field::new("network_id", "p.network_id", Is::Text),
+        Field::new("project_id", "p.project_id", Is::Text),
+        Field::new("tenant_id", "p.project_id", Is::Text),
+        Field::new("admin_state_up", "p.admin_state_up", Is::Flag),
+        Field::new("status", "p.status", Is::Text),
+        Field::new("mac_address", "p.mac", Is::Text),
+        Field::new("device_id", "p.device_id", Is::Text),
+        Field::new("device_owner", "p.device_owner", Is::Text),
+        Field::new("port_security_enabled", "CAST(0 AS BIGINT)", Is::Flag),
+        Field::new("revision_number", "p.revision", Is::Number),
+        Field::new("created_at", "p.created_at", Is::Time),
+        Field::new("updated_at", "p.updated_at", Is::Time),
+        Field::new("binding:host_id", "p.host_id", Is::Text).or_null(),
+        Field::new("binding:vnic_type", "CAST('normal' AS TEXT)", Is::Text),
+    ],
+    order: &[
+        ("created_at", Direction::Ascending),
+        ("id", Direction::Ascending),
+    ],
+};
+
+/// Those that have one of these addresses, by the text of it: in whatever subnet that can hold it.
+pub(crate) fn with_address(wanted: &[&str]) -> Condition {
+    let of_one = |text: &&str| -> Option<Condition> {
+        let address: IpAddr = text.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let holding = (1..=most).filter_map(|length| {
+            let cidr = IpNet::new(address, length).ok()?.trunc();
+            let position = addresses::position(cidr, address)?;
+            let at = "s.cidr = ? AND a.position = ?";
+            Some(Condition::new(
+                at,
+                [cidr.to_string().into(), position.into()],
+            ))
+        });
+        Some(Condition::any(holding))
+    };
+    Condition::any(wanted.iter().filter_map(of_one)).within(
+        "p.id",
+        "SELECT a.holder FROM subnets s JOIN address_allocations a ON a.subnet_id = s.id",
+    )
+}
 
 row! {
     /// A port as stored.
@@ -62,10 +116,6 @@ row! {
 /// Which ports a query is about.
 #[derive(Clone, Debug)]
 pub enum Which {
-    /// Every port.
-    All,
-    /// Of one project.
-    Project(String),
     /// One, by id.
     Id(String),
     /// Bound on one host, actively or not.
@@ -75,17 +125,15 @@ pub enum Which {
 }
 
 impl Which {
-    fn clause(&self) -> (&'static str, Option<String>) {
+    fn condition(&self) -> Condition {
         match self {
-            Self::All => ("CAST($1 AS TEXT) IS NULL", None),
-            Self::Project(id) => ("p.project_id = $1", Some(id.clone())),
-            Self::Id(id) => ("p.id = $1", Some(id.clone())),
-            Self::Host(id) => (
-                "(p.host_id = $1 OR p.id IN (SELECT b.port_id FROM port_bindings b \
-                 WHERE b.host_id = $1))",
-                Some(id.clone()),
+            Self::Id(id) => Condition::new("p.id = ?", [id.into()]),
+            Self::Host(id) => Condition::new(
+                "p.host_id = ? OR p.id IN (SELECT b.port_id FROM port_bindings b \
+                 WHERE b.host_id = ?)",
+                [id.into(), id.into()],
             ),
-            Self::Instance(id) => ("p.instance_id = $1", Some(id.clone())),
+            Self::Instance(id) => Condition::new("p.instance_id = ?", [id.into()]),
         }
     }
 }
@@ -100,25 +148,36 @@ pub fn missing(id: &str) -> ApiError {
 /// # Errors
 /// The store's.
 pub async fn list(tx: &mut Tx, which: &Which) -> Result<Vec<Port>, StoreError> {
-    let (clause, parameter) = which.clause();
-    let sql = format!(
-        "SELECT p.* FROM ports p WHERE {clause} ORDER BY p.device_index, p.created_at, p.id"
+    of(tx, &which.condition()).await
+}
+
+/// Those of a page, in its order.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Port>, StoreError> {
+    let found = of(tx, &page.among("p.id")).await?;
+    Ok(page.in_order(found, |port| port.id.clone()))
+}
+
+async fn of(tx: &mut Tx, which: &Condition) -> Result<Vec<Port>, StoreError> {
+    let (sql, values) = which.statement(
+        "SELECT p.* FROM ports p",
+        "ORDER BY p.device_index, p.created_at, p.id",
     );
-    let mut ports: Vec<Port> = tx.query(&sql, params![parameter.clone()]).await?;
-    let sql = format!(
+    let mut ports: Vec<Port> = tx.query(&sql, &values).await?;
+    let (sql, values) = which.statement(
         "SELECT a.holder, s.id, s.cidr, a.position FROM address_allocations a \
-         JOIN ports p ON p.id = a.holder JOIN subnets s ON s.id = a.subnet_id WHERE {clause} \
-         ORDER BY s.created_at, a.position"
+         JOIN ports p ON p.id = a.holder JOIN subnets s ON s.id = a.subnet_id",
+        "ORDER BY s.created_at, a.position",
     );
     type Held = (String, String, Parsed<IpNet>, i64);
-    let held = tx.query::<Held>(&sql, params![parameter.clone()]).await?;
-    let sql = format!(
-        "SELECT g.port_id, g.group_id FROM port_security_groups g \
-         JOIN ports p ON p.id = g.port_id WHERE {clause} ORDER BY g.group_id"
+    let held = tx.query::<Held>(&sql, &values).await?;
+    let (sql, values) = which.statement(
+        "SELECT g.port_id, g.group_id FROM port_security_groups g JOIN ports p ON p.id = g.port_id",
+        "ORDER BY g.group_id",
     );
-    let groups = tx
-        .query::<(String, String)>(&sql, params![parameter])
-        .await?;
+    let groups = tx.query::<(String, String)>(&sql, &values).await?;
     let places: std::collections::HashMap<String, usize> = ports
         .iter()
         .enumerate()
@@ -236,7 +295,7 @@ pub async fn give_addresses(
     port_id: &str,
     wanted: Option<&[WantedAddress]>,
 ) -> Result<(), ApiError> {
-    let all = subnets::list(tx, Some(&network.id)).await?;
+    let all = subnets::list(tx, &network.id).await?;
     let Some(wanted) = wanted else {
         return give_default_addresses(tx, &all, port_id).await;
     };
@@ -345,6 +404,7 @@ pub async fn update(tx: &mut Tx, port: &Port) -> Result<(), ApiError> {
 /// # Errors
 /// The store's.
 pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
+    markers::keep(tx, &TABLE, &Condition::new("p.id = ?", [id.into()])).await?;
     addresses::give_back(tx, id).await?;
     for sql in [
         "DELETE FROM port_security_groups WHERE port_id = $1",

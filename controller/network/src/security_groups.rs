@@ -3,8 +3,61 @@
 
 use super::errors::{conflict, invalid, not_found};
 use super::quotas;
+use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, Env, params, row};
+use std::collections::HashMap;
+
+/// Groups as they are listed.
+pub(crate) const TABLE: Table = Table {
+    kind: "security group",
+    from: "security_groups g",
+    id: "g.id",
+    owner: "g.project_id",
+    fields: &[
+        Field::new("id", "g.id", Is::Text),
+        Field::new("name", "g.name", Is::Text),
+        Field::new("description", "g.description", Is::Text),
+        Field::new("project_id", "g.project_id", Is::Text),
+        Field::new("tenant_id", "g.project_id", Is::Text),
+        Field::new("revision_number", "g.revision", Is::Number),
+        Field::new("created_at", "g.created_at", Is::Time),
+        Field::new("updated_at", "g.updated_at", Is::Time),
+    ],
+    order: &[
+        ("created_at", Direction::Ascending),
+        ("id", Direction::Ascending),
+    ],
+};
+
+/// Rules as they are listed.
+pub(crate) const RULES: Table = Table {
+    kind: "security group rule",
+    from: "security_group_rules r",
+    id: "r.id",
+    owner: "r.project_id",
+    fields: &[
+        Field::new("id", "r.id", Is::Text),
+        Field::new("security_group_id", "r.group_id", Is::Text),
+        Field::new("direction", "r.direction", Is::Text),
+        Field::new("ethertype", "r.ethertype", Is::Text),
+        Field::new("protocol", "r.protocol", Is::Text).or_null(),
+        Field::new("port_range_min", "r.port_min", Is::Number).or_null(),
+        Field::new("port_range_max", "r.port_max", Is::Number).or_null(),
+        Field::new("remote_group_id", "r.remote_group_id", Is::Text).or_null(),
+        Field::new("remote_ip_prefix", "r.remote_ip_prefix", Is::Text).or_null(),
+        Field::new("description", "r.description", Is::Text),
+        Field::new("project_id", "r.project_id", Is::Text),
+        Field::new("tenant_id", "r.project_id", Is::Text),
+        Field::new("revision_number", "CAST(1 AS BIGINT)", Is::Number),
+        Field::new("created_at", "r.created_at", Is::Time),
+        Field::new("updated_at", "r.created_at", Is::Time),
+    ],
+    order: &[
+        ("created_at", Direction::Ascending),
+        ("id", Direction::Ascending),
+    ],
+};
 
 row! {
     /// A group as stored.
@@ -94,25 +147,47 @@ pub fn missing_rule(id: &str) -> ApiError {
 /// # Errors
 /// The store's.
 pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Group>, StoreError> {
-    let sql = "SELECT * FROM security_groups WHERE (CAST($1 AS TEXT) IS NULL OR project_id = $1) \
-               ORDER BY created_at, id";
-    let mut groups: Vec<Group> = tx.query(sql, params![project]).await?;
-    for rule in rules(tx, project).await? {
-        if let Some(group) = groups.iter_mut().find(|g| g.id == rule.group_id) {
-            group.rules.push(rule);
-        }
-    }
-    Ok(groups)
+    of(tx, &Condition::owned("g.project_id", project)).await
 }
 
-/// Rules: a project's, or all (`None`).
+/// Groups of a page with their rules, in its order.
 ///
 /// # Errors
 /// The store's.
-pub async fn rules(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Rule>, StoreError> {
-    let sql = "SELECT * FROM security_group_rules \
-               WHERE (CAST($1 AS TEXT) IS NULL OR project_id = $1) ORDER BY created_at, id";
-    tx.query(sql, params![project]).await
+pub(crate) async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Group>, StoreError> {
+    let found = of(tx, &page.among("g.id")).await?;
+    Ok(page.in_order(found, |group| group.id.clone()))
+}
+
+/// Rules of a page, in its order.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn rules_of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Rule>, StoreError> {
+    let among = page.among("id");
+    let (sql, values) = among.statement("SELECT * FROM security_group_rules", "");
+    let found = tx.query(&sql, &values).await?;
+    Ok(page.in_order(found, |rule: &Rule| rule.id.clone()))
+}
+
+async fn of(tx: &mut Tx, which: &Condition) -> Result<Vec<Group>, StoreError> {
+    let (sql, values) = which.statement(
+        "SELECT g.* FROM security_groups g",
+        "ORDER BY created_at, id",
+    );
+    let mut groups: Vec<Group> = tx.query(&sql, &values).await?;
+    let (sql, values) = which.statement(
+        "SELECT r.* FROM security_group_rules r JOIN security_groups g ON g.id = r.group_id",
+        "ORDER BY r.created_at, r.id",
+    );
+    let mut rules: HashMap<String, Vec<Rule>> = HashMap::new();
+    for rule in tx.query::<Rule>(&sql, &values).await? {
+        rules.entry(rule.group_id.clone()).or_default().push(rule);
+    }
+    for group in &mut groups {
+        group.rules = rules.remove(&group.id).unwrap_or_default();
+    }
+    Ok(groups)
 }
 
 /// One group with its rules, whoever's it is.
@@ -120,15 +195,8 @@ pub async fn rules(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Rule>, Stor
 /// # Errors
 /// The store's.
 pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Group>, StoreError> {
-    let group: Option<Group> = tx
-        .query_opt("SELECT * FROM security_groups WHERE id = $1", params![id])
-        .await?;
-    let Some(mut group) = group else {
-        return Ok(None);
-    };
-    let sql = "SELECT * FROM security_group_rules WHERE group_id = $1 ORDER BY created_at, id";
-    group.rules = tx.query(sql, params![id]).await?;
-    Ok(Some(group))
+    let found = of(tx, &Condition::new("g.id = ?", [id.into()])).await?;
+    Ok(found.into_iter().next())
 }
 
 /// The project's default group, made now if it is not there: everything out, and in only from
@@ -372,6 +440,13 @@ pub async fn delete(tx: &mut Tx, group: &Group, may_default: bool) -> Result<(),
             format!("Security Group {} in use.", group.id),
         ));
     }
+    let named: &str = &group.id;
+    let rules = Condition::new(
+        "r.group_id = ? OR r.remote_group_id = ?",
+        [named.into(), named.into()],
+    );
+    markers::keep(tx, &RULES, &rules).await?;
+    markers::keep(tx, &TABLE, &Condition::new("g.id = ?", [named.into()])).await?;
     for sql in [
         "DELETE FROM security_group_rules WHERE group_id = $1 OR remote_group_id = $1",
         "DELETE FROM security_groups WHERE id = $1",
@@ -379,4 +454,14 @@ pub async fn delete(tx: &mut Tx, group: &Group, may_default: bool) -> Result<(),
         tx.execute(sql, params![&group.id]).await?;
     }
     Ok(())
+}
+
+/// Removes a rule; whether there was one.
+///
+/// # Errors
+/// The store's.
+pub async fn delete_rule(tx: &mut Tx, id: &str) -> Result<bool, StoreError> {
+    markers::keep(tx, &RULES, &Condition::new("r.id = ?", [id.into()])).await?;
+    let sql = "DELETE FROM security_group_rules WHERE id = $1";
+    Ok(tx.execute(sql, params![id]).await? > 0)
 }

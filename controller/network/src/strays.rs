@@ -52,7 +52,7 @@ pub async fn hold(
                 "a stray's port is not held: its network is gone, or its id or MAC is another's");
             continue;
         }
-        let all = subnets::list(tx, Some(&network)).await?;
+        let all = subnets::list(tx, &network).await?;
         for address in port.addresses.iter().map(|spec| spec.address) {
             let held = match all.iter().find(|subnet| subnet.cidr.contains(&address)) {
                 Some(subnet) => {

@@ -3,10 +3,60 @@
 use super::addresses::{self, DHCP};
 use super::errors::{conflict, invalid, not_found};
 use super::quotas;
+use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{FromRow, Json, Parsed, Row, StoreError, Tx};
 use berth_controller_core::{ApiError, params, row};
 use ipnet::IpNet;
+use std::collections::HashMap;
 use std::net::IpAddr;
+
+/// As they are listed.
+pub(crate) const TABLE: Table = Table {
+    kind: "subnet",
+    from: "subnets s",
+    id: "s.id",
+    owner: "s.project_id",
+    fields: &[
+        Field::new("id", "s.id", Is::Text),
+        Field::new("name", "s.name", Is::Text),
+        Field::new("description", "s.description", Is::Text),
+        Field::new("network_id", "s.network_id", Is::Text),
+        Field::new("project_id", "s.project_id", Is::Text),
+        Field::new("tenant_id", "s.project_id", Is::Text),
+        Field::new(
+            "ip_version",
+            "CAST(CASE WHEN s.cidr LIKE '%:%' THEN 6 ELSE 4 END AS BIGINT)",
+            Is::Number,
+        ),
+        Field::new("cidr", "s.cidr", Is::Text),
+        Field::new("gateway_ip", "s.gateway", Is::Text).or_null(),
+        Field::new("enable_dhcp", "s.dhcp", Is::Flag),
+        Field::new("revision_number", "s.revision", Is::Number),
+        Field::new("created_at", "s.created_at", Is::Time),
+        Field::new("updated_at", "s.updated_at", Is::Time),
+        Field::new("subnetpool_id", "CAST(NULL AS TEXT)", Is::Text).or_null(),
+        Field::new("ipv6_ra_mode", "CAST(NULL AS TEXT)", Is::Text).or_null(),
+        Field::new("ipv6_address_mode", "CAST(NULL AS TEXT)", Is::Text).or_null(),
+    ],
+    order: &[
+        ("created_at", Direction::Ascending),
+        ("id", Direction::Ascending),
+    ],
+};
+
+/// Those that a project may see: its own, and those of networks that it may use. By indexes, so that
+/// other projects' cost nothing.
+pub(crate) fn visible(project: Option<&str>) -> Condition {
+    match project {
+        None => Condition::default(),
+        Some(project) => Condition::new(
+            "s.id IN (SELECT id FROM subnets WHERE project_id = ? \
+             UNION SELECT u.id FROM networks n JOIN subnets u ON u.network_id = n.id \
+             WHERE n.project_id = ? OR n.shared = 1)",
+            [project.into(), project.into()],
+        ),
+    }
+}
 
 /// A subnet as stored.
 #[derive(Clone, Debug)]
@@ -75,10 +125,9 @@ impl Subnet {
         self.dhcp && self.cidr.addr().is_ipv4()
     }
 
-    /// With those of the pools that are its own.
+    /// With its pools.
     fn with(mut self, pools: &[Pool]) -> Self {
-        let own = pools.iter().filter(|pool| pool.subnet_id == self.id);
-        let own = own.filter_map(|pool| {
+        let own = pools.iter().filter_map(|pool| {
             let first = addresses::at(self.cidr, pool.first_position);
             first.zip(addresses::at(self.cidr, pool.last_position))
         });
@@ -114,6 +163,19 @@ impl Subnet {
         if cidr.prefix_len() == 0 {
             return Err(invalid(format!(
                 "{cidr} is no subnet: its prefix length is 0."
+            )));
+        }
+        if let Some((range, what)) = reserved(cidr) {
+            return Err(invalid(format!(
+                "Invalid input for operation: {cidr} is no subnet of hosts: {range} is {what}."
+            )));
+        }
+        let most = if cidr.addr().is_ipv4() { 30 } else { 126 };
+        if self.dhcp && cidr.prefix_len() > most {
+            return Err(invalid(format!(
+                "Invalid input for operation: Subnet {cidr} has a prefix length that is incompatible \
+                 with DHCP service enabled (at most {most}): make it larger, or set enable_dhcp to \
+                 false."
             )));
         }
         if let Some(gateway) = self.gateway
@@ -161,23 +223,71 @@ impl Subnet {
     }
 }
 
+/// Ranges that no host has an address in (RFC 6890, RFC 4291), with what they are.
+const RESERVED: &[(&str, &str)] = &[
+    ("0.0.0.0/8", "\"this network\""),
+    ("127.0.0.0/8", "every host's own loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved"),
+    (
+        "::/96",
+        "the unspecified address, and every host's own loopback",
+    ),
+    ("::ffff:0:0/96", "IPv4's addresses, mapped"),
+    ("fe80::/10", "link-local"),
+    ("ff00::/8", "multicast"),
+];
+
+/// The reserved range that a subnet touches.
+fn reserved(cidr: IpNet) -> Option<(IpNet, &'static str)> {
+    let all = RESERVED
+        .iter()
+        .filter_map(|(range, what)| Some((range.parse().ok()?, *what)));
+    let mut touched =
+        all.filter(|(range, _): &(IpNet, _)| range.contains(&cidr) || cidr.contains(range));
+    touched.next()
+}
+
 /// A 404 for a subnet.
 pub fn missing(id: &str) -> ApiError {
     not_found("SubnetNotFound", "Subnet", id)
 }
 
-/// All subnets of one network, or of every network (`None`); the caller picks what may be seen.
+/// All subnets of one network.
 ///
 /// # Errors
 /// The store's.
-pub async fn list(tx: &mut Tx, network_id: Option<&str>) -> Result<Vec<Subnet>, StoreError> {
-    let sql = "SELECT * FROM subnets WHERE (CAST($1 AS TEXT) IS NULL OR network_id = $1) \
-               ORDER BY created_at, id";
-    let subnets: Vec<Subnet> = tx.query(sql, params![network_id]).await?;
-    let sql = "SELECT p.* FROM subnet_pools p JOIN subnets s ON s.id = p.subnet_id \
-               WHERE (CAST($1 AS TEXT) IS NULL OR s.network_id = $1) ORDER BY p.first_position";
-    let pools = tx.query(sql, params![network_id]).await?;
-    Ok(subnets.into_iter().map(|s| s.with(&pools)).collect())
+pub async fn list(tx: &mut Tx, network_id: &str) -> Result<Vec<Subnet>, StoreError> {
+    let own = Condition::new("s.network_id = ?", [network_id.into()]);
+    which(tx, &own).await
+}
+
+/// Those of a page, in its order.
+///
+/// # Errors
+/// The store's.
+pub(crate) async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Subnet>, StoreError> {
+    let found = which(tx, &page.among("s.id")).await?;
+    Ok(page.in_order(found, |subnet| subnet.id.clone()))
+}
+
+async fn which(tx: &mut Tx, which: &Condition) -> Result<Vec<Subnet>, StoreError> {
+    let (sql, values) = which.statement("SELECT s.* FROM subnets s", "ORDER BY created_at, id");
+    let subnets: Vec<Subnet> = tx.query(&sql, &values).await?;
+    let (sql, values) = which.statement(
+        "SELECT p.* FROM subnet_pools p JOIN subnets s ON s.id = p.subnet_id",
+        "ORDER BY p.first_position",
+    );
+    let mut pools: HashMap<String, Vec<Pool>> = HashMap::new();
+    for pool in tx.query::<Pool>(&sql, &values).await? {
+        pools.entry(pool.subnet_id.clone()).or_default().push(pool);
+    }
+    let with = |subnet: Subnet| {
+        let own = pools.remove(&subnet.id).unwrap_or_default();
+        subnet.with(&own)
+    };
+    Ok(subnets.into_iter().map(with).collect())
 }
 
 /// One.
@@ -185,12 +295,8 @@ pub async fn list(tx: &mut Tx, network_id: Option<&str>) -> Result<Vec<Subnet>, 
 /// # Errors
 /// The store's; `None` if there is none.
 pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Subnet>, StoreError> {
-    let subnet: Option<Subnet> = tx
-        .query_opt("SELECT * FROM subnets WHERE id = $1", params![id])
-        .await?;
-    let sql = "SELECT * FROM subnet_pools WHERE subnet_id = $1 ORDER BY first_position";
-    let pools = tx.query(sql, params![id]).await?;
-    Ok(subnet.map(|s| s.with(&pools)))
+    let found = which(tx, &Condition::new("s.id = ?", [id.into()])).await?;
+    Ok(found.into_iter().next())
 }
 
 /// Stores a new one, checked, and takes the address of its DHCP servers.
@@ -200,7 +306,7 @@ pub async fn find(tx: &mut Tx, id: &str) -> Result<Option<Subnet>, StoreError> {
 pub async fn insert(tx: &mut Tx, subnet: &Subnet) -> Result<(), ApiError> {
     subnet.check()?;
     quotas::one_more(tx, &subnet.project_id, quotas::SUBNET).await?;
-    for other in list(tx, Some(&subnet.network_id)).await? {
+    for other in list(tx, &subnet.network_id).await? {
         if other.cidr.contains(&subnet.cidr.network())
             || subnet.cidr.contains(&other.cidr.network())
         {
@@ -309,6 +415,7 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
             ),
         ));
     }
+    markers::keep(tx, &TABLE, &Condition::new("s.id = ?", [id.into()])).await?;
     for sql in [
         "DELETE FROM address_allocations WHERE subnet_id = $1",
         "DELETE FROM subnet_pools WHERE subnet_id = $1",

@@ -12,8 +12,9 @@
 
 use crate::answer::{Source, answered};
 use crate::{Engine, Operation, Settled};
+use berth_controller_core::listing::Condition;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{AppState, Env, params, row};
+use berth_controller_core::{AppState, Env, beat, params, row};
 use berth_rpc::{Address, RpcError, kill_point};
 use berth_rpc_types::link::HostNumbers;
 use berth_rpc_types::{Envelope, HostId, MessageId, OperationId};
@@ -295,22 +296,16 @@ async fn send(engine: &Engine, due: Due) {
 }
 
 async fn host_is_up(app: &AppState, host_id: HostId) -> bool {
-    let row = app
+    let mut asked = beat::is_up(&app.control);
+    asked.and(Condition::new("hosts.id = ?", [host_id.into()]));
+    let found = app
         .store
         .tx::<_, StoreError, _>(|tx| {
-            Box::pin(async move {
-                tx.query_opt::<(i64, bool)>(
-                    "SELECT last_seen_at, forced_down FROM hosts WHERE id = $1",
-                    params![host_id],
-                )
-                .await
-            })
+            let (sql, values) = asked.statement("SELECT hosts.id FROM hosts", "");
+            Box::pin(async move { tx.query_opt::<(HostId,)>(&sql, &values).await })
         })
         .await;
-    let Ok(Some((seen, forced))) = row else {
-        return false;
-    };
-    app.control.is_up(seen, forced, app.clock.now_millis())
+    matches!(found, Ok(Some(_)))
 }
 
 /// It never left: an answer like any other, folded in once.

@@ -430,8 +430,7 @@ fn a_host_has_no_queue(rig: &mut Rig, table: &mut Table) {
     // Until it counts as down.
     let end = Instant::now() + PATIENCE;
     let down = format!(
-        "SELECT 1 FROM hosts WHERE id = '{host}' AND last_seen_at < \
-         CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT) - 15500"
+        "SELECT 1 FROM host_beats h, beats c WHERE h.host_id = '{host}' AND c.beat - h.beat > 15"
     );
     while rig.sql(&down) != "1" {
         assert!(Instant::now() < end, "{point}: the host is not down");

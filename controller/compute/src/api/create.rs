@@ -114,6 +114,9 @@ async fn accept(tx: &mut Tx, call: &Call, mut request: Request) -> Result<Made, 
     for index in 0..count {
         let mut body = request.body.clone();
         body.launch_index = u32::try_from(index).unwrap_or(u32::MAX);
+        if let Some(hostname) = &request.body.hostname {
+            body.hostname = Some(numbered(hostname, index, request.max_count));
+        }
         let new = NewInstance {
             id: env.instance_id(),
             project_id: project.clone(),

@@ -9,7 +9,7 @@ use super::common::{
     within,
 };
 use super::networking::{self, Wanted};
-use super::servers::{access_ip, disk_config};
+use super::servers::{access_ip, disk_config, hostname};
 use crate::instances::{Body, Hints};
 use axum::body::Bytes;
 use base64::Engine as _;
@@ -69,6 +69,10 @@ pub(super) fn parse(call: &Call, bytes: &Bytes) -> Result<Request, ApiError> {
         ("description", call.since(19)),
         ("tags", call.since(52)),
         ("personality", !call.since(57)),
+        ("trusted_image_certificates", call.since(63)),
+        ("host", call.since(74)),
+        ("hypervisor_hostname", call.since(74)),
+        ("hostname", call.since(90)),
     ] {
         if there {
             known.push(field);
@@ -92,7 +96,21 @@ pub(super) fn parse(call: &Call, bytes: &Bytes) -> Result<Request, ApiError> {
     }
     // Taken, not used, not answered; its form is checked all the same.
     fields.text("adminPass", 255)?;
-    let (requested_zone, requested_host) = zone(call, &fields)?;
+    if fields
+        .list("trusted_image_certificates")?
+        .is_some_and(|l| !l.is_empty())
+    {
+        return Err(unsupported("server.trusted_image_certificates"));
+    }
+    let (requested_zone, mut requested_host) = zone(call, &fields)?;
+    if let Some(host) = destination(call, &fields)? {
+        if requested_host.is_some() {
+            return Err(bad(
+                "server.availability_zone names a host, and so does server.host: give one of them.",
+            ));
+        }
+        requested_host = Some(host);
+    }
     let (min_count, max_count) = counts(&fields)?;
     let meta = match fields.object("metadata")? {
         Some(meta) => metadata(&meta)?,
@@ -110,6 +128,7 @@ pub(super) fn parse(call: &Call, bytes: &Bytes) -> Result<Request, ApiError> {
         access_ip_v4: access_ip(&fields, "accessIPv4")?.flatten(),
         access_ip_v6: access_ip(&fields, "accessIPv6")?.flatten(),
         manual_disk_config: disk_config(&fields)?.unwrap_or(false),
+        hostname: hostname(call, &fields)?,
         ..Body::default()
     };
     Ok(Request {
@@ -243,6 +262,27 @@ fn counts(fields: &Fields<'_>) -> Result<(i64, i64), ApiError> {
         return Err(bad("min_count must be <= max_count"));
     }
     Ok((min_count, max_count))
+}
+
+/// `host` or `hypervisor_hostname`, for administrators: a host has one hypervisor of its name.
+fn destination(call: &Call, fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    let (host, node) = (
+        opt_name(fields, "host")?,
+        opt_name(fields, "hypervisor_hostname")?,
+    );
+    if host.is_none() && node.is_none() {
+        return Ok(None);
+    }
+    call.context
+        .require("os_compute_api:servers:create:requested_destination")?;
+    match (host, node) {
+        (Some(host), Some(node)) if host != node => Err(bad(format!(
+            "server.hypervisor_hostname {} is none of host {}.",
+            clip(&node),
+            clip(&host)
+        ))),
+        (host, node) => Ok(host.or(node)),
+    }
 }
 
 /// `zone`, or `zone:host` for administrators.

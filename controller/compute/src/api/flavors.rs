@@ -6,12 +6,13 @@ use super::common::{
 };
 use super::render::{Field, render};
 use super::servers::next_link;
-use crate::flavors::{self, Flavor};
+use crate::flavors::{self, Flavor, TABLE};
 use crate::listing;
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::body::{Fields, clip};
+use berth_controller_core::listing::{Asked, Condition, Direction, Field as Column};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, Service};
@@ -33,7 +34,8 @@ const FIELDS: &[F] = &[
     F::always("vcpus", |v, _| Some(json!(v.flavor.vcpus))),
     F::always("disk", |v, _| Some(json!(v.flavor.disk))),
     // Nova's way to say none.
-    F::always("swap", |_, _| Some(json!(""))),
+    F::always("swap", |_, _| Some(json!(""))).until(74),
+    F::always("swap", |_, _| Some(json!(0))).since(75),
     F::always("OS-FLV-EXT-DATA:ephemeral", |_, _| Some(json!(0))),
     F::always("OS-FLV-DISABLED:disabled", |_, _| Some(json!(false))),
     F::always("os-flavor-access:is_public", |v, _| {
@@ -42,6 +44,7 @@ const FIELDS: &[F] = &[
     F::always("rxtx_factor", |_, _| Some(json!(1.0))),
     F::always("links", |v, _| Some(links(v))),
     F::always("description", |v, _| Some(json!(v.flavor.description))).since(55),
+    F::always("extra_specs", |v, _| Some(json!(v.flavor.extra_specs))).since(61),
 ];
 
 const BASIC: &[&str] = &["id", "name", "links", "description"];
@@ -99,23 +102,27 @@ async fn list(call: Call, params: Params, detail: bool) -> Reply {
             return Err(bad(format!("Invalid is_public filter [{}]", clip(other))));
         }
     };
-    let project = call.context.reach.project().map(str::to_owned);
-    let mut all = tx!(call, |tx| [project] {
-        flavors::list(tx, project.as_deref()).await
-    })?;
-    all.retain(|f| f.ram >= min_ram && f.disk >= min_disk);
-    if sees_all(&call) {
-        all.retain(|f| public.is_none_or(|public| f.is_public == public));
+    let mut filter = Condition::new(
+        "f.memory_mib >= ? AND f.disk_gib >= ?",
+        [min_ram.into(), min_disk.into()],
+    );
+    if let (true, Some(public)) = (sees_all(&call), public) {
+        filter.and(Condition::new("f.is_public = ?", [public.into()]));
     }
-    sort(&mut all, &params)?;
     let limit = params.limit(Service::Compute, listing::MAX_LIMIT)?;
-    let limit = limit.unwrap_or(listing::MAX_LIMIT);
-    let marker = params.get("marker");
-    let (page, next) = listing::page(all, marker, limit, |f| f.id.clone()).ok_or_else(|| {
-        bad(format!(
-            "marker [{}] not found",
-            clip(marker.unwrap_or_default())
-        ))
+    let asked = Asked {
+        filter,
+        order: order(&params)?,
+        marker: params.get("marker").map(str::to_owned),
+        limit: limit.unwrap_or(listing::MAX_LIMIT),
+        reverse: false,
+    };
+    let (page, next) = tx!(call, |tx| [call, asked] {
+        let project = call.context.reach.project();
+        let page = TABLE.page(tx, &flavors::visible(project), project, &asked).await;
+        let page = page.map_err(|why| listing::refused(why, &asked))?;
+        let next = page.ids.last().filter(|_| page.ids.len() == asked.limit).cloned();
+        Ok::<_, ApiError>((flavors::of_page(tx, &page).await?, next))
     })?;
     let shown: Vec<Value> = page
         .into_iter()
@@ -135,32 +142,20 @@ async fn list(call: Call, params: Params, detail: bool) -> Reply {
     ok(body)
 }
 
-fn sort(all: &mut [Flavor], params: &Params) -> Result<(), ApiError> {
-    let ascending = match params.get("sort_dir") {
-        None | Some("asc") => true,
-        Some("desc") => false,
+fn order(params: &Params) -> Result<Vec<(Column, Direction)>, ApiError> {
+    let direction = match params.get("sort_dir") {
+        None | Some("asc") => Direction::Ascending,
+        Some("desc") => Direction::Descending,
         Some(_) => return Err(bad("Unknown sort direction, must be 'desc' or 'asc'")),
     };
-    match params.get("sort_key").unwrap_or("flavorid") {
-        "flavorid" | "id" => all.sort_by(|a, b| a.id.cmp(&b.id)),
-        "name" => all.sort_by(|a, b| a.name.cmp(&b.name)),
-        "memory_mb" => all.sort_by_key(|f| f.ram),
-        "vcpus" => all.sort_by_key(|f| f.vcpus),
-        "root_gb" => all.sort_by_key(|f| f.disk),
-        "is_public" => all.sort_by_key(|f| f.is_public),
-        "created_at" | "updated_at" | "description" | "disabled" | "ephemeral_gb"
-        | "rxtx_factor" | "swap" | "vcpu_weight" => {}
-        other => {
-            return Err(bad(format!(
-                "Invalid input for query parameters sort_key. Value: {}.",
-                clip(other)
-            )));
-        }
-    }
-    if !ascending {
-        all.reverse();
-    }
-    Ok(())
+    let key = params.get("sort_key").unwrap_or("flavorid");
+    let field = TABLE.field(key).ok_or_else(|| {
+        bad(format!(
+            "Invalid input for query parameters sort_key. Value: {}.",
+            clip(key)
+        ))
+    })?;
+    Ok(TABLE.whole(vec![(field, direction)]))
 }
 
 /// `GET /flavors/{id}`

@@ -1,7 +1,7 @@
-//! `/os-server-groups`, in the form of 2.1 to 2.63: a list of one policy.
+//! `/os-server-groups`: up to 2.63 with a list of one policy, since 2.64 with one, and its rules.
 
 use super::common::{
-    Call, Reply, bad, forbidden, name, not_found, object, ok, status, tx, uuid, within,
+    Call, Reply, bad, forbidden, name, not_found, object, ok, status, tx, unsupported, uuid, within,
 };
 use super::microversion::Microversion;
 use super::render::{Field, render};
@@ -11,7 +11,7 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::ApiError;
-use berth_controller_core::body::clip;
+use berth_controller_core::body::{Fields, clip};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
 use serde_json::{Value, json};
@@ -21,12 +21,57 @@ type F = Field<Group>;
 const FIELDS: &[F] = &[
     F::always("id", |g, _| Some(json!(g.id))),
     F::always("name", |g, _| Some(json!(g.name))),
-    F::always("policies", |g, _| Some(json!([g.policy]))),
+    F::always("policies", |g, _| Some(json!([g.policy]))).until(63),
+    F::always("policy", |g, _| Some(json!(g.policy))).since(64),
+    F::always("rules", |g, _| Some(rules(g))).since(64),
     F::always("members", |g, _| Some(json!(g.members))),
-    F::always("metadata", |_, _| Some(json!({}))),
+    F::always("metadata", |_, _| Some(json!({}))).until(63),
     F::always("project_id", |g, _| Some(json!(g.project_id))).since(13),
     F::always("user_id", |g, _| Some(json!(g.user_id))).since(13),
 ];
+
+/// Anti-affinity is one server a host; the others have no rule.
+fn rules(group: &Group) -> Value {
+    match group.policy.as_str() {
+        "anti-affinity" => json!({"max_server_per_host": 1}),
+        _ => json!({}),
+    }
+}
+
+/// The policy that a body names.
+fn policy(call: &Call, fields: &Fields<'_>) -> Result<String, ApiError> {
+    let known = policies(call.version);
+    if !call.since(64) {
+        fields.only(&["name", "policies"])?;
+        let list = fields.texts("policies")?.unwrap_or_default();
+        return match list.as_slice() {
+            [policy] if known.contains(&policy.as_str()) => Ok(policy.clone()),
+            _ => {
+                let words = format!("is to be a list of one of {}", known.join(", "));
+                Err(fields.wrong("policies", &words))
+            }
+        };
+    }
+    fields.only(&["name", "policy", "rules"])?;
+    let policy = fields.text("policy", 64)?.unwrap_or_default();
+    if !known.contains(&policy.as_str()) {
+        let words = format!("is to be one of {}", known.join(", "));
+        return Err(fields.wrong("policy", &words));
+    }
+    if let Some(rules) = fields.object("rules")? {
+        rules.only(&["max_server_per_host"])?;
+        let most = rules.int("max_server_per_host", 1, i64::from(u32::MAX))?;
+        if most.is_some() && policy != "anti-affinity" {
+            return Err(rules.wrong("max_server_per_host", "is a rule of anti-affinity"));
+        }
+        if most.is_some_and(|most| most > 1) {
+            return Err(unsupported(
+                "server_group.rules.max_server_per_host above 1",
+            ));
+        }
+    }
+    Ok(policy)
+}
 
 fn shown(call: &Call, group: &Group) -> Value {
     render(FIELDS, group, call.version, false)
@@ -81,17 +126,8 @@ fn policies(version: Microversion) -> &'static [&'static str] {
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = object(&bytes, &["server_group"])?;
     let fields = within(&body, "server_group")?;
-    fields.only(&["name", "policies"])?;
+    let policy = policy(&call, &fields)?;
     let name = name(&fields, "name")?;
-    let list = fields.texts("policies")?.unwrap_or_default();
-    let known = policies(call.version);
-    let policy = match list.as_slice() {
-        [policy] if known.contains(&policy.as_str()) => policy.clone(),
-        _ => {
-            let words = format!("is to be a list of one of {}", known.join(", "));
-            return Err(fields.wrong("policies", &words));
-        }
-    };
     let group = Group {
         id: call.app.env().uuid().to_string(),
         project_id: call.context.project_id.clone(),

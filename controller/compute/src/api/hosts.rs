@@ -3,20 +3,15 @@
 //!
 //! What is used of a host is the sum of its claims.
 
-use super::common::{Call, Reply, not_found, ok, tx};
+use super::common::{Call, Reply, not_found, ok, tx, unsupported};
 use super::microversion::Microversion;
 use axum::extract::Path;
 use berth_controller_core::body::clip;
 use berth_controller_core::store::{Json, StoreError, Tx};
-use berth_controller_core::{params, row, time};
+use berth_controller_core::{beat, params, row, time};
 use berth_rpc_types::{Capacity, HostId};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-
-/// How long a silent host counts as up, in milliseconds.
-pub fn down_after_millis(call: &Call) -> i64 {
-    i64::from(call.app.control.service_down_time).saturating_mul(1000)
-}
+use std::collections::{BTreeMap, HashMap};
 
 row! {
     /// A host with what is used of it.
@@ -29,7 +24,8 @@ row! {
         pub enabled: bool,
         pub disabled_reason: Option<String>,
         pub forced_down: bool,
-        pub last_seen_at: i64,
+        pub silent: i64,
+        pub seen_at: i64,
         pub capacity: Json<Capacity>,
     } beside {
         pub up: bool,
@@ -62,7 +58,7 @@ impl Host {
 
     /// When it was last heard, as Nova writes it.
     pub fn seen(&self) -> String {
-        let seen = time::micros(self.last_seen_at);
+        let seen = time::micros(self.seen_at);
         seen.trim_end_matches('Z').to_owned()
     }
 
@@ -78,11 +74,18 @@ impl Host {
 /// Every host, with what is used of it.
 pub(super) async fn hosts(tx: &mut Tx, call: &Call) -> Result<Vec<Host>, StoreError> {
     let mut hosts: Vec<Host> = tx
-        .query("SELECT * FROM hosts ORDER BY service_id", params![])
+        .query(
+            &format!(
+                "SELECT id, service_id, hostname, address, availability_zone, enabled, \
+                 disabled_reason, forced_down, capacity, {} FROM hosts ORDER BY service_id",
+                beat::SEEN
+            ),
+            params![],
+        )
         .await?;
     for host in &mut hosts {
         let control = &call.app.control;
-        host.up = control.is_up(host.last_seen_at, host.forced_down, call.now());
+        host.up = control.is_up(host.silent, host.forced_down);
     }
     let claims: Vec<Used> = tx
         .query(
@@ -93,11 +96,12 @@ pub(super) async fn hosts(tx: &mut Tx, call: &Call) -> Result<Vec<Host>, StoreEr
             params![],
         )
         .await?;
-    for used in claims {
-        let host = hosts.iter_mut().find(|host| Some(host.id) == used.host_id);
-        if let Some(host) = host {
-            host.used = used;
-        }
+    let mut claims: HashMap<Option<HostId>, Used> = claims
+        .into_iter()
+        .map(|used| (used.host_id, used))
+        .collect();
+    for host in &mut hosts {
+        host.used = claims.remove(&Some(host.id)).unwrap_or_default();
     }
     Ok(hosts)
 }
@@ -146,6 +150,11 @@ async fn zone_list(call: Call, detail: bool) -> Reply {
 /// `GET /os-aggregates`: there are none; a zone is a property of its hosts.
 pub async fn aggregates() -> Reply {
     ok(json!({"aggregates": []}))
+}
+
+/// `POST /os-aggregates`
+pub async fn no_aggregates(_: Call) -> Reply {
+    Err(unsupported("An aggregate of hosts"))
 }
 
 /// `GET /extensions`: the list has been empty of meaning since 2.1; clients read it all the same.

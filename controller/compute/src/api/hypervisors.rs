@@ -1,6 +1,6 @@
 //! Hypervisors: each host is one, with its capacity and what is used of it.
 
-use super::common::{Call, Reply, bad, not_found, ok, tx};
+use super::common::{Call, Reply, bad, not_found, ok, tx, unsupported};
 use super::hosts::{Host, hosts};
 use super::microversion::Microversion;
 use super::render::{Field, render};
@@ -9,7 +9,7 @@ use axum::extract::Path;
 use berth_controller_core::body::clip;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{Service, params};
+use berth_controller_core::{ApiError, Service, params};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -33,26 +33,32 @@ const HYPERVISOR: &[F] = &[
         Some(json!(h.capacity.0.hypervisor_version))
     }),
     F::always("host_ip", |h, _| Some(json!(h.address))),
-    F::always("vcpus", |h, _| Some(json!(h.capacity.0.vcpus))),
-    F::always("vcpus_used", |h, _| Some(json!(h.used.vcpus))),
-    F::always("memory_mb", |h, _| Some(json!(h.capacity.0.memory_mib))),
-    F::always("memory_mb_used", |h, _| Some(json!(h.used.memory_mib))),
+    F::always("vcpus", |h, _| Some(json!(h.capacity.0.vcpus))).until(87),
+    F::always("vcpus_used", |h, _| Some(json!(h.used.vcpus))).until(87),
+    F::always("memory_mb", |h, _| Some(json!(h.capacity.0.memory_mib))).until(87),
+    F::always("memory_mb_used", |h, _| Some(json!(h.used.memory_mib))).until(87),
     F::always("free_ram_mb", |h, _| {
         Some(json!(left(h.capacity.0.memory_mib, h.used.memory_mib)))
-    }),
-    F::always("local_gb", |h, _| Some(json!(h.capacity.0.disk_gib))),
-    F::always("local_gb_used", |h, _| Some(json!(h.used.disk_gib))),
+    })
+    .until(87),
+    F::always("local_gb", |h, _| Some(json!(h.capacity.0.disk_gib))).until(87),
+    F::always("local_gb_used", |h, _| Some(json!(h.used.disk_gib))).until(87),
     F::always("free_disk_gb", |h, _| {
         Some(json!(left(h.capacity.0.disk_gib, h.used.disk_gib)))
-    }),
+    })
+    .until(87),
     F::always("disk_available_least", |h, _| {
         Some(json!(h.capacity.0.disk_free_gib))
-    }),
-    F::always("running_vms", |h, _| Some(json!(h.used.guests))),
+    })
+    .until(87),
+    F::always("running_vms", |h, _| Some(json!(h.used.guests))).until(87),
     F::always("current_workload", |h, _| {
         Some(json!(h.capacity.0.io_operations))
-    }),
-    F::always("cpu_info", |h, version| Some(cpu_info(h, version))),
+    })
+    .until(87),
+    F::always("cpu_info", |h, version| Some(cpu_info(h, version))).until(87),
+    // What a host does not report.
+    F::always("uptime", |_, _| Some(Value::Null)).since(88),
     F::always("service", |h, version| {
         Some(json!({
             "id": h.service_id(version),
@@ -60,8 +66,10 @@ const HYPERVISOR: &[F] = &[
             "disabled_reason": h.disabled_reason,
         }))
     }),
-    F::always("servers", |h, _| {
-        let list = h.servers.as_ref().filter(|list| !list.is_empty())?;
+    F::always("servers", |h, version| {
+        // Since 2.75 also of a host that has none.
+        let list = h.servers.as_ref();
+        let list = list.filter(|list| !list.is_empty() || version.0 >= 75)?;
         let one = |(id, name): &(String, String)| json!({"uuid": id, "name": name});
         Some(list.iter().map(one).collect())
     })
@@ -178,9 +186,8 @@ async fn add_servers(tx: &mut Tx, hosts: &mut [Host]) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// `GET /os-hypervisors/{id}`
-pub async fn hypervisor_show(call: Call, Path(id): Path<String>, params: Params) -> Reply {
-    let with_servers = call.since(53) && params.flag("with_servers") == Some(true);
+/// The one with this id.
+async fn find(call: &Call, id: &str, with_servers: bool) -> Result<Host, ApiError> {
     let all = tx!(call, |tx| [call] {
         let mut all = hosts(tx, &call).await?;
         if with_servers {
@@ -189,18 +196,33 @@ pub async fn hypervisor_show(call: Call, Path(id): Path<String>, params: Params)
         Ok::<_, StoreError>(all)
     })?;
     let version = call.version;
-    let wanted = |h: &&Host| h.service_id(version).to_string().trim_matches('"') == id;
-    match all.iter().find(wanted) {
-        Some(host) => ok(json!({"hypervisor": hypervisor(&call, host, true)})),
-        None => Err(not_found(format!(
+    let wanted = |h: &Host| h.service_id(version).to_string().trim_matches('"') == id;
+    all.into_iter().find(wanted).ok_or_else(|| {
+        not_found(format!(
             "Hypervisor with ID '{}' could not be found.",
-            clip(&id)
-        ))),
-    }
+            clip(id)
+        ))
+    })
+}
+
+/// `GET /os-hypervisors/{id}`
+pub async fn hypervisor_show(call: Call, Path(id): Path<String>, params: Params) -> Reply {
+    let with_servers = call.since(53) && params.flag("with_servers") == Some(true);
+    let host = find(&call, &id, with_servers).await?;
+    ok(json!({"hypervisor": hypervisor(&call, &host, true)}))
+}
+
+/// `GET /os-hypervisors/{id}/uptime`, to 2.87: hosts do not say for how long they have been up, which is
+/// what Nova answers for a hypervisor that cannot.
+pub async fn uptime(call: Call, Path(id): Path<String>) -> Reply {
+    call.only_in(1, 87)?;
+    find(&call, &id, false).await?;
+    Err(unsupported("The uptime of a host"))
 }
 
 /// `GET /os-hypervisors/statistics`: the sum of all enabled hosts.
 pub async fn statistics(call: Call) -> Reply {
+    call.only_in(1, 87)?;
     let all = tx!(call, |tx| [call] { hosts(tx, &call).await })?;
     let enabled: Vec<&Host> = all.iter().filter(|h| h.enabled).collect();
     let mut sums = Map::new();

@@ -78,8 +78,7 @@ pub async fn check(
 
 /// An image that the caller sees.
 async fn facts(tx: &mut Tx, call: &Call, id: ImageId) -> Result<Option<Facts>, StoreError> {
-    let image = records::find(tx, &id.to_string()).await?;
-    let seen = image.filter(|i| i.visible_to(&call.context.reach));
+    let seen = records::seen(tx, &call.context.reach, &id.to_string()).await?;
     Ok(seen.map(|i| Facts {
         status: i.status,
         min_ram: i.min_ram,

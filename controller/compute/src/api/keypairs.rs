@@ -6,12 +6,13 @@ use super::common::{
 };
 use super::render::{Field, render};
 use super::servers::next_link;
-use crate::keypairs::{self, Keypair};
+use crate::keypairs::{self, Keypair, TABLE};
 use crate::{listing, quotas};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::body::clip;
+use berth_controller_core::listing::{Asked, Condition};
 use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::StoreError;
@@ -75,20 +76,29 @@ fn user(call: &Call, asked: Option<&str>) -> Result<String, ApiError> {
 /// `GET /os-keypairs`
 pub async fn index(call: Call, params: Params) -> Reply {
     let user = user(&call, params.get("user_id"))?;
-    let all = tx!(call, |tx| [user] { keypairs::list(tx, &user).await })?;
-    let (page, next) = if call.since(35) {
-        let limit = params.limit(Service::Compute, listing::MAX_LIMIT)?;
-        let limit = limit.unwrap_or(listing::MAX_LIMIT);
-        let marker = params.get("marker");
-        listing::page(all, marker, limit, |k| k.name.clone()).ok_or_else(|| {
-            bad(format!(
-                "marker [{}] not found",
-                clip(marker.unwrap_or_default())
-            ))
-        })?
-    } else {
-        (all, None)
+    // Since 2.35 a page; before, all.
+    let (marker, limit) = match call.since(35) {
+        true => {
+            let limit = params.limit(Service::Compute, listing::MAX_LIMIT)?;
+            let marker = params.get("marker").map(str::to_owned);
+            (marker, limit.unwrap_or(listing::MAX_LIMIT))
+        }
+        false => (None, listing::MAX_LIMIT),
     };
+    let asked = Asked {
+        filter: Condition::default(),
+        order: TABLE.whole(Vec::new()),
+        marker,
+        limit,
+        reverse: false,
+    };
+    let (page, next) = tx!(call, |tx| [user, asked] {
+        let visible = Condition::owned("k.user_id", Some(&user));
+        let page = TABLE.page(tx, &visible, Some(&user), &asked).await;
+        let page = page.map_err(|why| listing::refused(why, &asked))?;
+        let next = page.ids.last().filter(|_| page.ids.len() == asked.limit).cloned();
+        Ok::<_, ApiError>((keypairs::of_page(tx, &user, &page).await?, next))
+    })?;
     let list: Vec<Value> = page
         .into_iter()
         .map(|key| {
@@ -100,7 +110,7 @@ pub async fn index(call: Call, params: Params) -> Reply {
         })
         .collect();
     let mut body = json!({ "keypairs": list });
-    if let Some(next) = next {
+    if let Some(next) = next.filter(|_| call.since(35)) {
         body["keypairs_links"] = next_link(&call, "os-keypairs", &params, &next);
     }
     ok(body)
@@ -151,12 +161,19 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
     }
     fields.only(&known)?;
     let name = name(&fields, "name")?;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "_- ".contains(c);
+    let more = if call.since(92) { "_- @." } else { "_- " };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
     if !name.chars().all(allowed) {
         return Err(bad(format!(
-            "Keypair data is invalid: Keypair name {} contains unsafe characters: letters, digits, '_', '-' and spaces are allowed.",
+            "Keypair data is invalid: Keypair name {} contains unsafe characters: letters, digits and {more:?} are allowed.",
             clip(&name)
         )));
+    }
+    if call.since(92) && !fields.has("public_key") {
+        return Err(fields.wrong(
+            "public_key",
+            "is missing: since 2.92 keys are made by their owners only",
+        ));
     }
     match fields.text("type", 16)?.as_deref() {
         None | Some("ssh") => {}

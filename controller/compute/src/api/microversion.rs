@@ -11,8 +11,8 @@ use berth_controller_core::{ApiError, Service};
 
 /// The oldest microversion, 2.1.
 pub const MIN: u16 = 1;
-/// The newest microversion, 2.60.
-pub const MAX: u16 = 60;
+/// The newest microversion, 2.96.
+pub const MAX: u16 = 96;
 
 const NEW: HeaderName = HeaderName::from_static("openstack-api-version");
 const OLD: HeaderName = HeaderName::from_static("x-openstack-nova-api-version");
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_no_version_is_400_and_one_too_new_is_406() {
         for (text, status) in [
-            ("2.61", 406),
+            ("2.97", 406),
             ("2.0", 406),
             ("3.1", 406),
             ("2.99999", 406),

@@ -1,4 +1,4 @@
-//! Nova: the compute API, microversions 2.1 to 2.60.
+//! Nova: the compute API, microversions 2.1 to 2.96.
 //!
 //! Handlers check a request as Nova's schemas do, run one transaction, and render rows by tables
 //! of fields. They wait for no agent (a console's text excepted).
@@ -119,7 +119,11 @@ fn resources() -> Router<AppState> {
         )
         .route("/os-hypervisors/statistics", get(hypervisors::statistics))
         .route("/os-hypervisors/{id}", get(hypervisors::hypervisor_show))
-        .route("/os-aggregates", get(hosts::aggregates))
+        .route("/os-hypervisors/{id}/uptime", get(hypervisors::uptime))
+        .route(
+            "/os-aggregates",
+            get(hosts::aggregates).post(hosts::no_aggregates),
+        )
         .route("/extensions", get(hosts::extensions))
         .route("/extensions/{alias}", get(hosts::extension))
         .merge(security_groups::routes())
@@ -162,14 +166,17 @@ fn servers_routes() -> Router<AppState> {
                 .put(server_parts::tag_add)
                 .delete(server_parts::tag_remove),
         )
-        .route("/servers/{id}/os-interface", get(server_parts::interfaces))
+        .route(
+            "/servers/{id}/os-interface",
+            get(server_parts::interfaces).post(server_parts::no_interface),
+        )
         .route(
             "/servers/{id}/os-interface/{port}",
-            get(server_parts::interface),
+            get(server_parts::interface).delete(server_parts::keeps_interface),
         )
         .route(
             "/servers/{id}/os-volume_attachments",
-            get(server_parts::volumes),
+            get(server_parts::volumes).post(server_parts::no_volume),
         )
         .route(
             "/servers/{id}/os-instance-actions",

@@ -180,14 +180,7 @@ pub fn one(item: &Fields<'_>) -> Result<RequestedNetwork, ApiError> {
 async fn only_network(tx: &mut Tx, call: &Call) -> Result<Option<String>, ApiError> {
     // Without an administrator's eyes: what the project itself may use.
     let member = Reach::Project(call.context.project_id.clone());
-    let mut usable = networks::list(tx, &member).await?;
-    usable.retain(|n| n.usable_by(&member) && !n.external && n.admin_state_up);
-    let mut with_subnets = Vec::new();
-    for network in usable {
-        if !networks::subnet_ids(tx, &network.id).await?.is_empty() {
-            with_subnets.push(network.id);
-        }
-    }
+    let with_subnets = networks::for_servers(tx, &member).await?;
     match with_subnets.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(one.clone())),

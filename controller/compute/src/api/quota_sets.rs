@@ -2,15 +2,15 @@
 
 use super::common::{Call, Reply, bad, boolean, forbidden, object, ok, status, tx, within};
 use super::render::{Field, render};
-use super::servers::parse_time;
-use crate::instances::Instance;
-use crate::listing::{self, Filter};
+use crate::instances::{self, Instance};
 use crate::{groups, quotas};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::body::clip;
+use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
+use berth_controller_core::store::StoreError;
 use berth_controller_core::{ApiError, time};
 use berth_rpc_types::VmState;
 use serde_json::{Map, Value, json};
@@ -228,7 +228,7 @@ impl Span {
         let time = |name: &str, default: i64| match params.get(name) {
             None => Ok(default),
             Some(text) => {
-                parse_time(text).ok_or_else(|| bad(format!("Invalid {name} time: {}", clip(text))))
+                time::parse(text).ok_or_else(|| bad(format!("Invalid {name} time: {}", clip(text))))
             }
         };
         // Nova's default is the last four weeks.
@@ -307,16 +307,16 @@ async fn used(
     span: &Span,
     project: Option<String>,
 ) -> Result<Vec<Instance>, ApiError> {
-    let filter = Filter {
-        project,
-        ..Filter::default()
-    };
-    let mut all = tx!(call, |tx| [filter] { listing::list(tx, &filter).await })?;
-    all.retain(|i| {
-        i.launched_at.is_some_and(|at| at < span.stop)
-            && i.deleted_at.is_none_or(|at| at > span.start)
-    });
-    Ok(all)
+    let mut which = Condition::owned("project_id", project.as_deref());
+    which.and(Condition::new(
+        "launched_at < ? AND (deleted_at IS NULL OR deleted_at > ?)",
+        [span.stop.into(), span.start.into()],
+    ));
+    Ok(tx!(call, |tx| [which] {
+        let mut all = instances::which(tx, &which).await?;
+        all.sort_by_key(|i| std::cmp::Reverse((i.created_at, i.id)));
+        Ok::<_, StoreError>(all)
+    })?)
 }
 
 /// `GET /os-simple-tenant-usage`

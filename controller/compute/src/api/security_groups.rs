@@ -253,7 +253,7 @@ async fn rule_delete(call: Call, Path(id): Path<String>) -> Reply {
         if !row.is_some_and(|(project,)| call.context.may_see(&project)) {
             return Err(not_found(format!("Security group rule {id} not found.")));
         }
-        tx.execute("DELETE FROM security_group_rules WHERE id = $1", params![&id]).await?;
+        domain::delete_rule(tx, &id).await?;
         Ok::<_, ApiError>(())
     })?;
     status(StatusCode::ACCEPTED)

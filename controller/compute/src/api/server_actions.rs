@@ -89,8 +89,11 @@ pub async fn action(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         "pause" => simple(&call, &id, Kind::Pause, "pause").await,
         "unpause" => simple(&call, &id, Kind::Unpause, "unpause").await,
         "reboot" => reboot(&call, &id, &body).await,
-        "lock" => lock(&call, &id, true).await,
-        "unlock" => lock(&call, &id, false).await,
+        "lock" => {
+            let why = lock_reason(&call, &body)?;
+            lock(&call, &id, true, why).await
+        }
+        "unlock" => lock(&call, &id, false, None).await,
         "os-getConsoleOutput" => console_output(&call, &id, &body).await,
         "os-resetState" => reset_state(&call, &id, &body, &bytes).await,
         _ => not_here(&call, &id, &name).await,
@@ -125,9 +128,25 @@ async fn reboot(call: &Call, id: &str, body: &Value) -> Reply {
 }
 
 /// Locks for everybody but administrators. What an administrator locked, only one unlocks.
-async fn lock(call: &Call, id: &str, locked: bool) -> Reply {
+/// Since 2.73 who locks may say why.
+fn lock_reason(call: &Call, body: &Value) -> Result<Option<String>, ApiError> {
+    match body.get("lock") {
+        Some(value) if call.since(73) && !value.is_null() => {
+            let fields = Fields::of(Service::Compute, value, "lock")?;
+            fields.only(&["locked_reason"])?;
+            let why = fields.text("locked_reason", 255)?;
+            match why.as_deref() {
+                Some("") => Err(fields.wrong("locked_reason", "is to have 1 to 255 characters")),
+                _ => Ok(why),
+            }
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn lock(call: &Call, id: &str, locked: bool, why: Option<String>) -> Reply {
     let id = id.to_owned();
-    tx!(call, |tx| [call, id] {
+    tx!(call, |tx| [call, id, why] {
         let mut instance = find(tx, &call, &id).await?;
         let by_admin = instance.body.locked_by.as_deref() == Some("admin");
         if instance.locked && by_admin {
@@ -135,6 +154,7 @@ async fn lock(call: &Call, id: &str, locked: bool) -> Reply {
             call.context.require(overrides)?;
         }
         instance.locked = locked;
+        instance.body.locked_reason = why;
         let owner = instance.project_id == call.context.project_id;
         instance.body.locked_by = locked.then(|| if owner { "owner" } else { "admin" }.to_owned());
         save(tx, &call, &instance).await

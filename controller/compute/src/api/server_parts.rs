@@ -2,22 +2,26 @@
 
 use super::common::{
     Call, Reply, answer, bad, forbidden, metadata, not_found, object, ok, status, tag, tags, tx,
-    within,
+    unsupported, uuid, within,
 };
 use super::microversion::Microversion;
 use super::render::{Field, render};
 use super::servers::{check_lock, find, save};
 use super::{networking, server_view};
 use crate::actions::{self, ActionRow, Event};
+use crate::instances::{self, Instance};
 use crate::{listing, quotas};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use berth_controller_core::body::clip;
+use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
+use berth_controller_core::store::{Tx, Value as Column};
 use berth_controller_core::{ApiError, time};
+use berth_rpc_types::HostId;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// `GET /servers/{id}/ips`
 pub async fn ips(call: Call, Path(id): Path<String>) -> Reply {
@@ -240,12 +244,21 @@ pub async fn tag_remove(call: Call, Path((id, name)): Path<(String, String)>) ->
     status(StatusCode::NO_CONTENT)
 }
 
+/// Since 2.70 with a tag, which no interface has.
+fn tagged(call: &Call, mut interface: Value) -> Value {
+    if call.since(70) {
+        interface["tag"] = Value::Null;
+    }
+    interface
+}
+
 /// `GET /servers/{id}/os-interface`
 pub async fn interfaces(call: Call, Path(id): Path<String>) -> Reply {
     let list = tx!(call, |tx| [call, id] {
         let instance = find(tx, &call, &id).await?;
         Ok::<_, ApiError>(networking::interfaces(tx, instance.id).await?)
     })?;
+    let list: Vec<Value> = list.into_iter().map(|one| tagged(&call, one)).collect();
     ok(json!({ "interfaceAttachments": list }))
 }
 
@@ -256,7 +269,7 @@ pub async fn interface(call: Call, Path((id, port)): Path<(String, String)>) -> 
         Ok::<_, ApiError>(networking::interfaces(tx, instance.id).await?)
     })?;
     match list.into_iter().find(|i| i["port_id"] == json!(port)) {
-        Some(one) => ok(json!({ "interfaceAttachment": one })),
+        Some(one) => ok(json!({ "interfaceAttachment": tagged(&call, one) })),
         None => Err(not_found(format!(
             "No such port {} on instance {id}.",
             clip(&port)
@@ -273,6 +286,8 @@ pub async fn volumes(call: Call, Path(id): Path<String>) -> Reply {
 struct ActionView {
     row: ActionRow,
     admin: bool,
+    /// Ids of the hosts that the events name.
+    hosts: HashMap<String, HostId>,
 }
 
 type F = Field<ActionView>;
@@ -299,10 +314,10 @@ fn events(view: &ActionView, version: Microversion) -> Option<Value> {
         return None;
     }
     let all = view.row.events.iter();
-    Some(all.map(|e| event(view, e)).collect())
+    Some(all.map(|e| event(view, e, version)).collect())
 }
 
-fn event(view: &ActionView, event: &Event) -> Value {
+fn event(view: &ActionView, event: &Event, version: Microversion) -> Value {
     let mut value = json!({
         "event": event.event,
         "start_time": action_time(event.start_time),
@@ -313,6 +328,19 @@ fn event(view: &ActionView, event: &Event) -> Value {
     if view.admin {
         value["traceback"] = json!(event.details);
     }
+    if version.0 >= 62 {
+        let host = event.host.as_deref();
+        let id = host.and_then(|host| view.hosts.get(host));
+        let id = id.map(|id| server_view::hidden(&view.row.project_id, *id));
+        value["hostId"] = json!(id.unwrap_or_default());
+        if view.admin {
+            value["host"] = json!(host);
+        }
+    }
+    if version.0 >= 84 {
+        let details = event.details.as_deref().filter(|_| view.admin);
+        value["details"] = json!(details);
+    }
     value
 }
 
@@ -320,22 +348,41 @@ fn action_time(millis: i64) -> String {
     time::micros(millis).trim_end_matches('Z').to_owned()
 }
 
+/// A server whose actions are shown: since 2.21 one that was deleted, too.
+async fn acted_on(tx: &mut Tx, call: &Call, id: &str) -> Result<Instance, ApiError> {
+    if let (true, Some(uuid)) = (call.since(21), uuid(id)) {
+        let which = Condition::new("id = ?", [uuid.into()]);
+        let found = instances::which(tx, &which).await?.into_iter().next();
+        if let Some(found) = found.filter(|i| call.context.may_see(&i.project_id)) {
+            return Ok(found);
+        }
+    }
+    find(tx, call, id).await
+}
+
 /// `GET /servers/{id}/os-instance-actions`
 pub async fn actions_index(call: Call, Path(id): Path<String>, params: Params) -> Reply {
     let rows = tx!(call, |tx| [call, id] {
-        let instance = find(tx, &call, &id).await?;
+        let instance = acted_on(tx, &call, &id).await?;
         Ok::<_, ApiError>(actions::list(tx, instance.id).await?)
     })?;
     let mut body = json!({});
     let (rows, next) = if call.since(58) {
         let since = params.get("changes-since").map(|text| {
-            super::servers::parse_time(text)
+            time::parse(text)
                 .ok_or_else(|| bad(format!("changes-since is no time: {}", clip(text))))
         });
         let since = since.transpose()?;
+        let before = params.get("changes-before").filter(|_| call.since(66));
+        let before = before.map(|text| {
+            time::parse(text)
+                .ok_or_else(|| bad(format!("changes-before is no time: {}", clip(text))))
+        });
+        let before = before.transpose()?;
         let rows: Vec<_> = rows
             .into_iter()
             .filter(|r| since.is_none_or(|s| r.updated_at >= s))
+            .filter(|r| before.is_none_or(|b| r.updated_at <= b))
             .collect();
         let limit = params.limit(berth_controller_core::Service::Compute, listing::MAX_LIMIT)?;
         let limit = limit.unwrap_or(listing::MAX_LIMIT);
@@ -352,6 +399,7 @@ pub async fn actions_index(call: Call, Path(id): Path<String>, params: Params) -
                     .context
                     .may("os_compute_api:os-instance-actions:events:details"),
                 row,
+                hosts: HashMap::new(),
             };
             render(ACTION, &view, call.version, view.admin)
         })
@@ -366,9 +414,15 @@ pub async fn actions_index(call: Call, Path(id): Path<String>, params: Params) -
 
 /// `GET /servers/{id}/os-instance-actions/{request}`
 pub async fn action_show(call: Call, Path((id, request)): Path<(String, String)>) -> Reply {
-    let row = tx!(call, |tx| [call, id, request] {
-        let instance = find(tx, &call, &id).await?;
-        Ok::<_, ApiError>(actions::get(tx, instance.id, &request).await?)
+    let (row, hosts) = tx!(call, |tx| [call, id, request] {
+        let instance = acted_on(tx, &call, &id).await?;
+        let row = actions::get(tx, instance.id, &request).await?;
+        let named: BTreeSet<String> =
+            row.iter().flat_map(|row| &row.events).filter_map(|e| e.host.clone()).collect();
+        let among = Condition::among("hostname", named.iter().map(Column::from));
+        let (sql, values) = among.statement("SELECT hostname, id FROM hosts", "");
+        let hosts: Vec<(String, HostId)> = tx.query(&sql, &values).await?;
+        Ok::<_, ApiError>((row, hosts.into_iter().collect::<HashMap<_, _>>()))
     })?;
     let Some(row) = row else {
         return Err(not_found(format!(
@@ -381,10 +435,33 @@ pub async fn action_show(call: Call, Path((id, request)): Path<(String, String)>
             .context
             .may("os_compute_api:os-instance-actions:events:details"),
         row,
+        hosts,
     };
     let mut value = render(ACTION, &view, call.version, view.admin);
     if let Some(events) = events(&view, call.version) {
         value["events"] = events;
     }
     ok(json!({ "instanceAction": value }))
+}
+
+/// What cannot be done to a server yet, and says so by its name, for a server that is there.
+async fn not_yet(call: &Call, id: &str, what: &str) -> Reply {
+    let id = id.to_owned();
+    tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    Err(unsupported(what))
+}
+
+/// `POST /servers/{id}/os-interface`
+pub async fn no_interface(call: Call, Path(id): Path<String>) -> Reply {
+    not_yet(&call, &id, "Attaching a port or network to a server").await
+}
+
+/// `DELETE /servers/{id}/os-interface/{port}`
+pub async fn keeps_interface(call: Call, Path((id, _)): Path<(String, String)>) -> Reply {
+    not_yet(&call, &id, "Detaching a port from a server").await
+}
+
+/// `POST /servers/{id}/os-volume_attachments`
+pub async fn no_volume(call: Call, Path(id): Path<String>) -> Reply {
+    not_yet(&call, &id, "Attaching a volume to a server").await
 }

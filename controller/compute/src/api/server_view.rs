@@ -5,12 +5,13 @@ use super::microversion::Microversion;
 use super::networking::{self, Address};
 use super::render::{Field, render};
 use crate::instances::Instance;
-use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{params, row, time};
+use berth_controller_core::listing::Condition;
+use berth_controller_core::store::{StoreError, Tx, Value as Column};
+use berth_controller_core::{ControlSettings, beat, row, time};
 use berth_rpc_types::{HostId, InstanceId, Stored, VmState};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha224};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A host as a server shows it.
@@ -115,7 +116,12 @@ pub const FIELDS: &[F] = &[
         Some(json!(s.instance.hostname()))
     })
     .since(3)
+    .until(89)
     .admin(),
+    F::always("OS-EXT-SRV-ATTR:hostname", |s, _| {
+        Some(json!(s.instance.hostname()))
+    })
+    .since(90),
     F::always("OS-EXT-SRV-ATTR:kernel_id", |_, _| Some(json!("")))
         .since(3)
         .admin(),
@@ -153,6 +159,16 @@ pub const FIELDS: &[F] = &[
     })
     .since(19),
     F::always("tags", |s, _| Some(json!(s.instance.body.tags))).since(26),
+    // None is taken.
+    F::always("trusted_image_certificates", |_, _| Some(Value::Null)).since(63),
+    F::always("locked_reason", |s, _| {
+        Some(json!(s.instance.body.locked_reason))
+    })
+    .since(73),
+    F::always("pinned_availability_zone", |s, _| {
+        Some(json!(s.instance.body.requested_zone))
+    })
+    .since(96),
 ];
 
 /// What an update answers with: Nova gives fewer fields than for a show.
@@ -178,6 +194,9 @@ pub const UPDATE_FIELDS: &[&str] = &[
     "locked",
     "description",
     "tags",
+    "trusted_image_certificates",
+    "server_groups",
+    "locked_reason",
 ];
 
 /// `2026-01-02T03:04:05.678000`, as Nova writes these two: UTC without saying so.
@@ -187,13 +206,13 @@ fn usage_time(millis: i64) -> String {
 
 /// Differs by host and by project, and does not tell which host it is.
 pub fn host_id(instance: &Instance) -> String {
-    match instance.host_id {
-        None => String::new(),
-        Some(host) => {
-            let digest = Sha224::digest(format!("{}{host}", instance.project_id));
-            hex::encode(digest)
-        }
-    }
+    let hidden = |host: HostId| hidden(&instance.project_id, host);
+    instance.host_id.map(hidden).unwrap_or_default()
+}
+
+/// A host as a project knows it.
+pub fn hidden(project_id: &str, host: HostId) -> String {
+    hex::encode(Sha224::digest(format!("{project_id}{host}")))
 }
 
 fn hostname(view: &ServerView) -> Value {
@@ -299,28 +318,27 @@ row! {
         availability_zone: String,
         enabled: bool,
         forced_down: bool,
-        last_seen_at: i64,
+        silent: i64,
     }
 }
 
-/// All hosts as servers show them.
-///
-/// # Errors
-/// [`StoreError`]
-pub async fn hosts(
+/// Hosts as servers show them: those of these servers.
+async fn hosts(
     tx: &mut Tx,
-    now: i64,
-    down_after_millis: i64,
+    control: &ControlSettings,
+    instances: &[Instance],
 ) -> Result<HashMap<HostId, HostFacts>, StoreError> {
-    let rows: Vec<HostRow> = tx
-        .query(
-            "SELECT id, hostname, availability_zone, enabled, forced_down, last_seen_at FROM hosts",
-            params![],
-        )
-        .await?;
+    let ids: BTreeSet<HostId> = instances.iter().filter_map(|i| i.host_id).collect();
+    let among = Condition::among("hosts.id", ids.into_iter().map(Column::from));
+    let select = format!(
+        "SELECT id, hostname, availability_zone, enabled, forced_down, {} FROM hosts",
+        beat::SEEN
+    );
+    let (sql, values) = among.statement(&select, "");
+    let rows: Vec<HostRow> = tx.query(&sql, &values).await?;
     let mut map = HashMap::new();
     for row in rows {
-        let silent = now.saturating_sub(row.last_seen_at) > down_after_millis;
+        let silent = !control.is_up(row.silent, false);
         let status = if row.forced_down {
             "DOWN"
         } else if silent {
@@ -350,7 +368,7 @@ pub async fn gather(
     instances: Vec<Instance>,
 ) -> Result<Vec<ServerView>, StoreError> {
     let ids: Vec<InstanceId> = instances.iter().map(|i| i.id).collect();
-    let hosts = hosts(tx, call.now(), super::hosts::down_after_millis(call)).await?;
+    let hosts = hosts(tx, &call.app.control, &instances).await?;
     let mut addresses = networking::addresses(tx, &ids).await?;
     let mut groups = networking::security_groups(tx, &ids).await?;
     let views = instances.into_iter().map(|instance| ServerView {
@@ -375,9 +393,22 @@ pub fn detail(view: &ServerView, call: &Call) -> Value {
     value
 }
 
-/// A server as an update answers.
-pub fn updated(view: &ServerView, call: &Call) -> Value {
+/// A server as it is shown alone: since 2.71 with its group, which no list has.
+pub fn alone(view: &ServerView, call: &Call) -> Value {
     let mut value = detail(view, call);
+    if call.since(71) {
+        let group: Vec<&String> = view.instance.body.hints.group.iter().collect();
+        value["server_groups"] = json!(group);
+    }
+    value
+}
+
+/// A server as an update answers: since 2.75 as it is shown.
+pub fn updated(view: &ServerView, call: &Call) -> Value {
+    let mut value = alone(view, call);
+    if call.since(75) {
+        return value;
+    }
     if let Value::Object(map) = &mut value {
         map.retain(|name, _| UPDATE_FIELDS.contains(&name.as_str()));
     }
@@ -440,7 +471,7 @@ mod tests {
             (19, &["locked", "description"]),
             (25, &["locked", "description"]),
             (26, &["locked", "description", "tags"]),
-            (60, &["locked", "description", "tags"]),
+            (62, &["locked", "description", "tags"]),
         ] {
             let expected: Vec<_> = BASE.iter().chain(added).copied().collect();
             assert_eq!(
@@ -448,6 +479,21 @@ mod tests {
                 expected,
                 "2.{version}"
             );
+        }
+    }
+
+    #[test]
+    fn what_came_since_2_60_is_there_from_its_microversion_on() {
+        for (field, since) in [
+            ("trusted_image_certificates", 63),
+            ("locked_reason", 73),
+            ("OS-EXT-SRV-ATTR:hostname", 90),
+            ("pinned_availability_zone", 96),
+        ] {
+            for (version, there) in [(since - 1, false), (since, true), (96, true)] {
+                let shown = names(FIELDS, Microversion(version), false);
+                assert_eq!(shown.contains(&field), there, "{field} in 2.{version}");
+            }
         }
     }
 
@@ -474,7 +520,9 @@ mod tests {
     #[test]
     fn an_update_answers_with_known_fields_only() {
         for name in UPDATE_FIELDS {
-            assert!(FIELDS.iter().any(|f| f.name == *name), "{name}");
+            // The group is no field of every view.
+            let known = *name == "server_groups" || FIELDS.iter().any(|f| f.name == *name);
+            assert!(known, "{name}");
         }
     }
 }

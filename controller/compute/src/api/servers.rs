@@ -4,21 +4,30 @@ use super::common::{
     Call, Reply, bad, conflict, description, error, forbidden, not_found, object, ok, opt_name,
     status, tx, uuid, within,
 };
-use super::{networking, server_view};
+use super::server_view;
 use crate::instances::{self, Instance};
-use crate::listing::{self, Filter};
+use crate::listing::{self, Filter, Pattern, TABLE};
 use crate::workflow::{self, Begin, Kind};
 use crate::{actions, states};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::body::{Fields, clip};
+use berth_controller_core::listing::{Direction, Style, again};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
-use berth_controller_core::{ApiError, params};
+use berth_controller_core::{ApiError, Service, params, time};
 use berth_rpc::kill_point;
 use berth_rpc_types::{InstanceId, TaskState};
 use serde_json::{Value, json};
+
+/// How Nova speaks of lists: what is sorted by comes in falling order.
+const STYLE: Style = Style {
+    service: Service::Compute,
+    direction: Direction::Descending,
+    default_limit: None,
+    max_limit: listing::MAX_LIMIT,
+};
 
 /// A server that the caller may see.
 ///
@@ -79,27 +88,9 @@ async fn list(call: Call, params: Params, detail: bool) -> Reply {
                 .await?;
             filter.host_ids = Some(rows.into_iter().map(|(id,)| id).collect());
         }
-        let mut found = if query.nothing { Vec::new() } else { listing::list(tx, &filter).await? };
-        if query.ip.is_some() || query.ip6.is_some() {
-            let ids: Vec<_> = found.iter().map(|i| i.id).collect();
-            let addresses = networking::addresses(tx, &ids).await?;
-            found.retain(|i| {
-                let has = |want: &Option<regex::Regex>, version| {
-                    want.as_ref().is_none_or(|want| {
-                        addresses.get(&i.id).is_some_and(|all| {
-                            all.iter().any(|a| a.version() == version && want.is_match(&a.ip.to_string()))
-                        })
-                    })
-                };
-                has(&query.ip, 4) && has(&query.ip6, 6)
-            });
-        }
-        listing::sort(&mut found, &query.sort);
         let marker = query.marker.as_deref();
-        let page = listing::page(found, marker, query.limit, |i| i.id.to_string());
-        let (page, next) = page.ok_or_else(|| {
-            bad(format!("marker [{}] not found", clip(marker.unwrap_or_default())))
-        })?;
+        let page = listing::list(tx, &filter, &query.sort, marker, query.limit).await?;
+        let next = page.last().filter(|_| page.len() == query.limit).map(|i| i.id.to_string());
         let mut body = json!({});
         body["servers"] = if detail {
             let views = server_view::gather(tx, &call, page).await?;
@@ -118,44 +109,70 @@ async fn list(call: Call, params: Params, detail: bool) -> Reply {
 
 /// The link to the next page: the same query, with another marker.
 pub fn next_link(call: &Call, path: &str, params: &Params, marker: &str) -> Value {
-    let mut query = url_form(params.0.iter().filter(|(name, _)| name != "marker"));
-    if !query.is_empty() {
-        query.push('&');
-    }
-    query.push_str(&format!("marker={marker}"));
+    let query = again(params, &[("marker", Some(marker))]);
     json!([{"rel": "next", "href": call.href(&format!("{path}?{query}"))}])
 }
 
-fn url_form<'a>(pairs: impl Iterator<Item = &'a (String, String)>) -> String {
-    let mut out = String::new();
-    for (name, value) in pairs {
-        if !out.is_empty() {
-            out.push('&');
-        }
-        for (part, end) in [(name, "="), (value, "")] {
-            for byte in part.bytes() {
-                if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-                    out.push(char::from(byte));
-                } else {
-                    out.push_str(&format!("%{byte:02X}"));
-                }
-            }
-            out.push_str(end);
-        }
-    }
-    out
-}
+/// What a query may say since 2.75; before, what is not understood is ignored.
+const QUERY: &[&str] = &[
+    "access_ip_v4",
+    "access_ip_v6",
+    "all_projects",
+    "all_tenants",
+    "auto_disk_config",
+    "availability_zone",
+    "changes-before",
+    "changes-since",
+    "config_drive",
+    "created_at",
+    "deleted",
+    "description",
+    "display_description",
+    "display_name",
+    "flavor",
+    "host",
+    "hostname",
+    "image",
+    "image_ref",
+    "ip",
+    "ip6",
+    "kernel_id",
+    "key_name",
+    "launch_index",
+    "launched_at",
+    "limit",
+    "locked",
+    "locked_by",
+    "marker",
+    "name",
+    "node",
+    "not-tags",
+    "not-tags-any",
+    "power_state",
+    "progress",
+    "project_id",
+    "ramdisk_id",
+    "reservation_id",
+    "root_device_name",
+    "sort_dir",
+    "sort_key",
+    "status",
+    "tags",
+    "tags-any",
+    "task_state",
+    "tenant_id",
+    "terminated_at",
+    "user_id",
+    "uuid",
+    "vm_state",
+];
 
 /// A list's query, checked.
 #[derive(Clone, Debug)]
 struct Query {
     filter: Filter,
-    /// A filter that nothing can match: an unknown status.
-    nothing: bool,
     host: Option<String>,
-    ip: Option<regex::Regex>,
-    ip6: Option<regex::Regex>,
-    sort: Vec<(String, bool)>,
+    sort: Vec<(String, Direction)>,
     marker: Option<String>,
     limit: usize,
     params: Params,
@@ -163,10 +180,19 @@ struct Query {
 
 impl Query {
     fn parse(call: &Call, params: &Params) -> Result<Self, ApiError> {
+        let unknown = |(name, _): &&(String, String)| !QUERY.contains(&name.as_str());
+        if call.since(75)
+            && let Some((name, _)) = params.0.iter().find(unknown)
+        {
+            return Err(bad(format!(
+                "Invalid input for query parameters {}. Additional properties are not allowed.",
+                clip(name)
+            )));
+        }
         let admin = call.context.may("os_compute_api:servers:allow_all_filters");
         let pattern = |name: &str| {
             let text = params.get(name);
-            text.map(|t| listing::user_regex(t).map_err(|why| bad(format!("{name} {why}."))))
+            text.map(|t| Pattern::parse(t).map_err(|why| bad(format!("{name} {why}."))))
                 .transpose()
         };
         let owned = |name: &str| params.get(name).map(str::to_owned);
@@ -190,10 +216,31 @@ impl Query {
             key_name: pattern("key_name")?,
             zone: pattern("availability_zone")?,
             description: pattern("description")?,
+            ip: pattern("ip")?,
+            ip6: pattern("ip6")?,
             ..Filter::default()
         };
         if all_tenants {
             filter.project = None;
+        }
+        if let Some(before) = params.get("changes-before").filter(|_| call.since(66)) {
+            let before = time::parse(before).ok_or_else(|| {
+                bad(format!(
+                    "Invalid input for query parameters changes-before. Value: {}. It is to be a date and time as in ISO 8601.",
+                    clip(before)
+                ))
+            })?;
+            filter.changes_before = Some(before);
+            if params.get("deleted").is_none() {
+                filter.deleted = None;
+            }
+        }
+        if call.since(73) {
+            filter.locked = params.flag("locked");
+        }
+        if call.since(83) {
+            filter.user = owned("user_id");
+            filter.vm_state = owned("vm_state");
         }
         if admin {
             if let Some(project) = params.get("project_id").or(params.get("tenant_id"))
@@ -208,7 +255,7 @@ impl Query {
             }
         }
         if let Some(since) = params.get("changes-since") {
-            filter.changes_since = Some(parse_time(since).ok_or_else(|| {
+            filter.changes_since = Some(time::parse(since).ok_or_else(|| {
                 bad(format!(
                     "Invalid input for query parameters changes-since. Value: {}. It is to be a date and time as in ISO 8601.",
                     clip(since)
@@ -219,7 +266,7 @@ impl Query {
                 filter.deleted = None;
             }
         }
-        let mut nothing = false;
+        let mut unknown = false;
         for status in params.all("status") {
             match states::parse_status(status) {
                 Some((state, _)) if state == berth_rpc_types::VmState::Deleted => {
@@ -230,7 +277,7 @@ impl Query {
                     filter.states.push((state, None));
                 }
                 Some(state) => filter.states.push(state),
-                None => nothing = filter.states.is_empty(),
+                None => unknown = true,
             }
         }
         if call.since(26) {
@@ -240,30 +287,23 @@ impl Query {
             filter.not_tags = tags("not-tags");
             filter.not_tags_any = tags("not-tags-any");
         }
+        filter.nothing = unknown && filter.states.is_empty();
         let mut sort = Vec::new();
-        let directions = params.all("sort_dir");
-        for (i, key) in params.all("sort_key").into_iter().enumerate() {
-            if !listing::SORT_KEYS.contains(&key) {
+        for (key, direction) in STYLE.keys(params)? {
+            if TABLE.field(key).is_none() {
+                let known: Vec<&str> = TABLE.fields.iter().map(|field| field.name).collect();
                 return Err(bad(format!(
                     "Invalid input for query parameters sort_key. Value: {}. {} are understood.",
                     clip(key),
-                    listing::SORT_KEYS.join(", ")
+                    known.join(", ")
                 )));
             }
-            let ascending = match directions.get(i).copied() {
-                None | Some("desc") => false,
-                Some("asc") => true,
-                Some(_) => return Err(bad("Unknown sort direction, must be 'desc' or 'asc'")),
-            };
-            sort.push((key.to_owned(), ascending));
+            sort.push((key.to_owned(), direction));
         }
         let limit = params.limit(berth_controller_core::Service::Compute, listing::MAX_LIMIT)?;
         Ok(Self {
             filter,
-            nothing,
             host: owned("host").filter(|_| admin),
-            ip: pattern("ip")?,
-            ip6: pattern("ip6")?,
             sort,
             marker: owned("marker"),
             limit: limit.unwrap_or(listing::MAX_LIMIT),
@@ -272,29 +312,12 @@ impl Query {
     }
 }
 
-/// ISO 8601 with or without a zone (then UTC), to Unix milliseconds.
-pub fn parse_time(text: &str) -> Option<i64> {
-    use chrono::{DateTime, NaiveDateTime};
-    // A `+` of a query string may have become a space.
-    let text = text.trim().replace(' ', "+");
-    if let Ok(time) = DateTime::parse_from_rfc3339(&text) {
-        return Some(time.timestamp_millis());
-    }
-    for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d+%H:%M:%S%.f"] {
-        if let Ok(time) = NaiveDateTime::parse_from_str(&text, format) {
-            return Some(time.and_utc().timestamp_millis());
-        }
-    }
-    let day = chrono::NaiveDate::parse_from_str(&text, "%Y-%m-%d").ok()?;
-    Some(day.and_hms_opt(0, 0, 0)?.and_utc().timestamp_millis())
-}
-
 /// `GET /servers/{id}`
 pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
     let body = tx!(call, |tx| [call, id] {
         let instance = find(tx, &call, &id).await?;
         let views = server_view::gather(tx, &call, vec![instance]).await?;
-        let server = views.first().map(|v| server_view::detail(v, &call));
+        let server = views.first().map(|v| server_view::alone(v, &call));
         Ok::<Value, ApiError>(json!({ "server": server }))
     })?;
     ok(body)
@@ -332,6 +355,36 @@ pub fn disk_config(fields: &Fields<'_>) -> Result<Option<bool>, ApiError> {
     }
 }
 
+/// `hostname`: since 2.90 a label, since 2.94 a domain name (RFC 1123, 2.1).
+///
+/// # Errors
+/// 400
+pub fn hostname(call: &Call, fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    let Some(text) = fields.text("hostname", 255)? else {
+        return Ok(None);
+    };
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_one = match call.since(94) {
+        true => text.split('.').all(is_label),
+        false => is_label(&text),
+    };
+    match is_one {
+        true => Ok(Some(text)),
+        false => Err(fields.wrong(
+            "hostname",
+            "is no hostname: labels of letters, digits and inner hyphens; since 2.94 joined by dots",
+        )),
+    }
+}
+
 /// `PUT /servers/{id}`
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = object(&bytes, &["server"])?;
@@ -340,7 +393,11 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     if call.since(19) {
         known.push("description");
     }
+    if call.since(90) {
+        known.push("hostname");
+    }
     fields.only(&known)?;
+    let hostname = hostname(&call, &fields)?;
     let name = opt_name(&fields, "name")?;
     let ip_v4 = access_ip(&fields, "accessIPv4")?;
     let ip_v6 = access_ip(&fields, "accessIPv6")?;
@@ -350,7 +407,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     } else {
         None
     };
-    let body = tx!(call, |tx| [call, id, name, words] {
+    let body = tx!(call, |tx| [call, id, name, words, hostname] {
         let mut instance = find(tx, &call, &id).await?;
         check_lock(&call, &instance)?;
         if let Some(name) = name {
@@ -358,6 +415,9 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         }
         if let Some(words) = words {
             instance.body.description = words;
+        }
+        if hostname.is_some() {
+            instance.body.hostname = hostname;
         }
         if let Some(ip) = ip_v4 {
             instance.body.access_ip_v4 = ip;
@@ -434,31 +494,4 @@ pub async fn act(
 /// 503: the other side does not answer now.
 pub fn unavailable(message: impl Into<String>) -> ApiError {
     error(StatusCode::SERVICE_UNAVAILABLE, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_taken_as_nova_takes_them() {
-        for (text, millis) in [
-            ("1970-01-01T00:00:01Z", Some(1000)),
-            ("1970-01-01T00:00:01.5", Some(1500)),
-            ("1970-01-01T01:00:00+01:00", Some(0)),
-            ("1970-01-01T01:00:00 01:00", Some(0)),
-            ("1970-01-01", Some(0)),
-            ("1970-01-01 00:00:01", Some(1000)),
-            ("yesterday", None),
-            ("", None),
-        ] {
-            assert_eq!(parse_time(text), millis, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_next_link_carries_its_query_encoded() {
-        let pairs = [("name".to_owned(), "a b&c".to_owned())];
-        assert_eq!(url_form(pairs.iter()), "name=a%20b%26c");
-    }
 }

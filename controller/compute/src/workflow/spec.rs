@@ -108,5 +108,7 @@ fn config_drive(instance: &Instance) -> ConfigDriveSpec {
         user_data: body.user_data.clone(),
         metadata: body.metadata.clone(),
         availability_zone: instance.availability_zone.clone().unwrap_or_default(),
+        display_name: instance.name.clone(),
+        launch_index: body.launch_index,
     }
 }

@@ -101,6 +101,21 @@ const STEPS: &[Step] = &[
         name: "what guests have that no server has",
         files: &[include_str!("schema/strays.sql")],
     },
+    Step {
+        number: 15,
+        name: "the cloud's beats, and pages of lists",
+        files: &[include_str!("schema/beats.sql")],
+    },
+    Step {
+        number: 16,
+        name: "groups, and application credentials",
+        files: &[include_str!("schema/groups.sql")],
+    },
+    Step {
+        number: 17,
+        name: "members of images",
+        files: &[include_str!("schema/members.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

@@ -3,8 +3,9 @@
 use super::domains::DOMAIN;
 use super::projects::PROJECT;
 use super::{Reply, bad, hashing, no_content, not_found, ok};
-use crate::tokens::{self, NewToken, Scope, Token, unauthorized};
-use crate::{catalog, password};
+use crate::application_credentials::{ApplicationCredential, TARGET};
+use crate::tokens::{self, NewToken, Scope, Target, Token, unauthorized};
+use crate::{assignments, catalog, password};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -97,6 +98,8 @@ enum Wanted {
     Project(Reference),
     Domain(Reference),
     System,
+    /// What the credential with this id, which was proved, is for.
+    ApplicationCredential(String),
 }
 
 impl Wanted {
@@ -144,13 +147,24 @@ pub async fn create(State(app): State<AppState>, bytes: Bytes) -> Reply {
     let methods = identity
         .texts("methods")?
         .ok_or_else(|| identity.wrong("methods", "is missing"))?;
-    let wanted = Wanted::parse(&body["auth"])?;
+    let mut wanted = Wanted::parse(&body["auth"])?;
     let proof = match methods.as_slice() {
         [one] if one == "password" => by_password(&app, &identity).await?,
         [one] if one == "token" => by_token(&app, &identity).await?,
+        [one] if one == TARGET => {
+            if !matches!(wanted, Wanted::Default) {
+                return Err(unauthorized(
+                    "An application credential is for its own project: auth.scope is to be left out.",
+                ));
+            }
+            let (proof, id) = by_application_credential(&app, &identity).await?;
+            wanted = Wanted::ApplicationCredential(id);
+            proof
+        }
         _ => {
             return Err(unauthorized(
-                "auth.identity.methods is to be [\"password\"] or [\"token\"]; no other is offered.",
+                "auth.identity.methods is to be [\"password\"], [\"token\"] or \
+                 [\"application_credential\"]; no other is offered.",
             ));
         }
     };
@@ -166,12 +180,15 @@ pub async fn create(State(app): State<AppState>, bytes: Bytes) -> Reply {
             let (secret, audit_id) = (secret.clone(), audit_id.clone());
             let methods = proof.methods.clone();
             Box::pin(async move {
-                let scope = resolve(tx, &user_id, &wanted).await?;
+                let target = match &wanted {
+                    Wanted::ApplicationCredential(id) => Target::ApplicationCredential(id.clone()),
+                    other => Target::Scope(resolve(tx, &user_id, other).await?),
+                };
                 let new = NewToken {
                     secret,
                     audit_id,
                     user_id,
-                    scope,
+                    target,
                     methods,
                     now,
                     expires_at,
@@ -229,14 +246,7 @@ async fn by_password(app: &AppState, identity: &Fields<'_>) -> Result<Proof, Api
         None => format!("{reference:?}"),
     };
     if let Some(wait) = app.log_ins.wait(&whose, app.clock.monotonic()) {
-        return Err(ApiError::new(
-            Service::Identity,
-            StatusCode::TOO_MANY_REQUESTS,
-            format!(
-                "Too many log-ins of this user failed: try again in {} s.",
-                wait.as_secs() + 1
-            ),
-        ));
+        return Err(too_many(wait));
     }
     // A user who is not there costs the same time as one who is.
     let right = password::verify(stored, secret).await.map_err(hashing)?;
@@ -256,6 +266,87 @@ async fn by_password(app: &AppState, identity: &Fields<'_>) -> Result<Proof, Api
     }
 }
 
+/// By its id, or by its name and user; and its secret.
+async fn by_application_credential(
+    app: &AppState,
+    identity: &Fields<'_>,
+) -> Result<(Proof, String), ApiError> {
+    let given = identity
+        .object(TARGET)?
+        .ok_or_else(|| identity.wrong(TARGET, "is missing"))?;
+    let secret = given
+        .text("secret", 4096)?
+        .ok_or_else(|| given.wrong("secret", "is missing"))?;
+    let id = given.text("id", 255)?;
+    let named = match &id {
+        Some(_) => None,
+        None => {
+            let user = given
+                .object("user")?
+                .ok_or_else(|| given.wrong("user", "is missing: a name needs its user"))?;
+            Some((given.name("name")?, Reference::parse(&user)?))
+        }
+    };
+    let whose = format!("application credential {id:?} {named:?}");
+    let now = app.clock.monotonic();
+    if let Some(wait) = app.log_ins.wait(&whose, now) {
+        return Err(too_many(wait));
+    }
+    let found: Option<ApplicationCredential> = app
+        .store
+        .tx(|tx| {
+            let (id, named) = (id.clone(), named.clone());
+            Box::pin(async move {
+                // Of users that are there and enabled.
+                let sql = "SELECT c.* FROM application_credentials c \
+                           JOIN users u ON u.id = c.user_id JOIN domains d ON d.id = u.domain_id \
+                           WHERE u.enabled = 1 AND d.enabled = 1 AND";
+                if let Some(id) = id {
+                    let sql = format!("{sql} c.id = $1");
+                    return Ok::<_, ApiError>(tx.query_opt(&sql, params![id]).await?);
+                }
+                let Some((name, user)) = named else {
+                    return Ok(None);
+                };
+                let user = user.id_in(tx, "users").await?;
+                let sql = format!("{sql} c.user_id = $1 AND c.name = $2");
+                Ok(tx.query_opt(&sql, params![user, name]).await?)
+            })
+        })
+        .await?;
+    let stored = found.as_ref().map(|one| one.secret_hash.clone());
+    let right = password::verify(stored, secret).await.map_err(hashing)?;
+    match found {
+        Some(one) if right => {
+            app.log_ins.succeeded(&whose);
+            let proof = Proof {
+                user_id: one.user_id,
+                methods: vec![TARGET.into()],
+                not_after: one.expires_at.map_or(i64::MAX, |at| at / 1000),
+            };
+            Ok((proof, one.id))
+        }
+        _ => {
+            app.log_ins.failed(&whose, now);
+            Err(unauthorized(
+                "The request you have made requires authentication: the application credential or its \
+                 secret is wrong, or its user is disabled.",
+            ))
+        }
+    }
+}
+
+fn too_many(wait: std::time::Duration) -> ApiError {
+    ApiError::new(
+        Service::Identity,
+        StatusCode::TOO_MANY_REQUESTS,
+        format!(
+            "Too many log-ins of this user failed: try again in {} s.",
+            wait.as_secs() + 1
+        ),
+    )
+}
+
 async fn by_token(app: &AppState, identity: &Fields<'_>) -> Result<Proof, ApiError> {
     let given = identity
         .object("token")?
@@ -264,6 +355,11 @@ async fn by_token(app: &AppState, identity: &Fields<'_>) -> Result<Proof, ApiErr
         .text("id", 255)?
         .ok_or_else(|| given.wrong("id", "is missing"))?;
     let token = tokens::validate(app, &secret).await?;
+    if token.application_credential.is_some() {
+        return Err(super::forbidden(
+            "A token that was got by an application credential gets no other: use the credential.",
+        ));
+    }
     let mut methods = vec!["token".to_owned()];
     methods.extend(token.methods.into_iter().filter(|m| m != "token"));
     Ok(Proof {
@@ -276,7 +372,7 @@ async fn by_token(app: &AppState, identity: &Fields<'_>) -> Result<Proof, ApiErr
 /// The scope that was asked for; 401 if there is no such, or no role on it.
 async fn resolve(tx: &mut Tx, user_id: &str, wanted: &Wanted) -> Result<Scope, ApiError> {
     let (kind, id) = match wanted {
-        Wanted::Unscoped => return Ok(Scope::Unscoped),
+        Wanted::Unscoped | Wanted::ApplicationCredential(_) => return Ok(Scope::Unscoped),
         Wanted::System => return permitted(tx, user_id, Scope::System).await,
         Wanted::Default => {
             let sql = "SELECT default_project_id FROM users WHERE id = $1";
@@ -312,7 +408,7 @@ fn no_role() -> ApiError {
 }
 
 async fn permitted(tx: &mut Tx, user_id: &str, scope: Scope) -> Result<Scope, ApiError> {
-    if tokens::roles(tx, user_id, &scope).await?.is_empty() {
+    if assignments::roles(tx, user_id, &scope).await?.is_empty() {
         return Err(no_role());
     }
     Ok(scope)
@@ -331,6 +427,9 @@ fn view(app: &AppState, token: &Token) -> Value {
         "expires_at": time::micros(token.expires_at),
         "issued_at": time::micros(token.issued_at),
     });
+    if let Some(by) = &token.application_credential {
+        body[TARGET] = json!({"id": by.id, "name": by.name, "restricted": !by.unrestricted});
+    }
     match &token.scope {
         Scope::Unscoped => return json!({"token": body}),
         Scope::Project(project, in_domain) => {
@@ -425,7 +524,7 @@ pub async fn domains(call: Call) -> Reply {
 pub async fn system(call: Call) -> Reply {
     let user = call.context.user_id.clone();
     let any = tx!(call, |tx| [user] {
-        let roles = tokens::roles(tx, &user, &Scope::System).await?;
+        let roles = assignments::roles(tx, &user, &Scope::System).await?;
         Ok::<_, ApiError>(!roles.is_empty())
     })?;
     let system = if any {

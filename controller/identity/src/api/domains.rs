@@ -1,6 +1,8 @@
 //! Domains: where user and project names are unique.
 
-use super::resource::{InDomain, Resource, description};
+use super::resource::{
+    Extra, InDomain, Resource, description, extra, opt_short_name, short_name, with_extra,
+};
 use super::{Reply, beyond, forbidden, self_link};
 use crate::DEFAULT_DOMAIN;
 use crate::tokens::Token;
@@ -10,6 +12,7 @@ use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
+use berth_controller_core::store::Json;
 use berth_controller_core::{AppState, Call, Service, row};
 use serde_json::{Value, json};
 
@@ -19,6 +22,7 @@ row! {
         name: String,
         description: String,
         enabled: bool,
+        extra: Option<Json<Extra>>,
     }
 }
 
@@ -45,13 +49,26 @@ pub(super) static DOMAIN: Resource<Domain> = Resource {
         "DELETE FROM role_assignments WHERE target_id = $1 \
          OR user_id IN (SELECT id FROM users WHERE domain_id = $1) \
          OR target_id IN (SELECT id FROM projects WHERE domain_id = $1)",
+        "DELETE FROM wider_assignments WHERE target_id = $1 \
+         OR target_id IN (SELECT id FROM projects WHERE domain_id = $1) \
+         OR actor_id IN (SELECT id FROM users WHERE domain_id = $1) \
+         OR actor_id IN (SELECT id FROM groups WHERE domain_id = $1)",
+        "DELETE FROM group_members WHERE user_id IN (SELECT id FROM users WHERE domain_id = $1) \
+         OR group_id IN (SELECT id FROM groups WHERE domain_id = $1)",
+        "DELETE FROM application_credentials WHERE \
+         user_id IN (SELECT id FROM users WHERE domain_id = $1) \
+         OR project_id IN (SELECT id FROM projects WHERE domain_id = $1)",
+        "DELETE FROM identity_extra WHERE id IN (SELECT id FROM users WHERE domain_id = $1) \
+         OR id IN (SELECT id FROM projects WHERE domain_id = $1) \
+         OR id IN (SELECT id FROM groups WHERE domain_id = $1)",
+        "DELETE FROM groups WHERE domain_id = $1",
         "DELETE FROM users WHERE domain_id = $1",
         "DELETE FROM projects WHERE domain_id = $1",
     ],
 };
 
 fn view(app: &AppState, domain: &Domain) -> Value {
-    json!({
+    let view = json!({
         "links": self_link(app, "domains", &domain.id),
         "id": domain.id,
         "name": domain.name,
@@ -59,7 +76,8 @@ fn view(app: &AppState, domain: &Domain) -> Value {
         "enabled": domain.enabled,
         "tags": [],
         "options": {},
-    })
+    });
+    with_extra(view, domain.extra.as_ref())
 }
 
 /// `GET /v3/domains`
@@ -71,16 +89,20 @@ pub async fn list(call: Call, query: Params) -> Reply {
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "domain")?;
-    fields.only(&["name", "description", "enabled", "options", "tags"])?;
+    let more = extra(
+        &fields,
+        &["name", "description", "enabled", "options", "tags"],
+    )?;
     let columns = vec![
         ("id", crate::new_id(&*call.app.rng).into()),
-        ("name", fields.name("name")?.into()),
+        ("name", short_name(&fields)?.into()),
         (
             "description",
             description(&fields)?.unwrap_or_default().into(),
         ),
         ("enabled", fields.flag("enabled")?.unwrap_or(true).into()),
         ("created_at", call.now().into()),
+        more,
     ];
     DOMAIN.create(&call, columns).await
 }
@@ -97,15 +119,19 @@ pub async fn show(call: Call, Extension(token): Extension<Token>, Path(id): Path
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "domain")?;
-    fields.only(&["name", "description", "enabled", "options", "tags"])?;
+    let more = extra(
+        &fields,
+        &["name", "description", "enabled", "options", "tags", "id"],
+    )?;
     let enabled = fields.flag("enabled")?;
     if id == DEFAULT_DOMAIN && enabled == Some(false) {
         return Err(forbidden("The default domain cannot be disabled."));
     }
     let columns = vec![
-        ("name", fields.opt_name("name")?.into()),
+        ("name", opt_short_name(&fields)?.into()),
         ("description", description(&fields)?.into()),
         ("enabled", enabled.map(i64::from).into()),
+        more,
     ];
     DOMAIN.update(&call, &id, columns, |_, _| Ok(())).await
 }

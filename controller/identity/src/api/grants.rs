@@ -1,28 +1,30 @@
-//! Grants: which user has which role on which project, domain, or the system.
+//! Grants: which user or group has which role on which project, domain, or the system; or on a domain or
+//! a project for the projects in it to inherit (OS-INHERIT).
 
 use super::domains::DOMAIN;
+use super::groups::GROUP;
 use super::projects::PROJECT;
 use super::roles::ROLE;
 use super::users::USER;
-use super::{Reply, bad, beyond, collection, no_content, not_found};
+use super::{Reply, bad, beyond, no_content, not_found};
 use axum::Router;
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, MatchedPath, Path};
 use axum::http::request::Parts;
 use axum::routing::get;
 use berth_controller_core::policy::Reach;
-use berth_controller_core::query::Params;
 use berth_controller_core::store::{Tx, Value as Stored};
-use berth_controller_core::{ApiError, AppState, Call, params, row, tx};
-use serde_json::{Value, json};
+use berth_controller_core::{ApiError, AppState, Call, tx};
 use std::collections::HashMap;
 
-/// What a path names: a user, on what, and (but for lists) a role.
+/// What a path names: a user or group, on what, and (but for lists) a role.
 #[derive(Clone, Debug)]
 struct Grant {
     kind: &'static str,
     target: String,
-    user: String,
+    actor_kind: &'static str,
+    actor: String,
     role: String,
+    inherited: bool,
 }
 
 impl FromRequestParts<AppState> for Grant {
@@ -31,27 +33,38 @@ impl FromRequestParts<AppState> for Grant {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         let names = Path::<HashMap<String, String>>::from_request_parts(parts, app).await;
         let Path(mut names) = names.map_err(|e| bad(format!("The path is malformed: {e}.")))?;
+        let matched = parts.extensions.get::<MatchedPath>();
+        let inherited = matched.is_some_and(|path| path.as_str().contains("/OS-INHERIT/"));
         let mut take = |name: &str| names.remove(name);
         let (kind, target) = match (take("project"), take("domain")) {
             (Some(project), _) => ("project", project),
             (None, Some(domain)) => ("domain", domain),
             (None, None) => ("system", "all".to_owned()),
         };
+        let (actor_kind, actor) = match (take("user"), take("group")) {
+            (None, Some(group)) => ("group", group),
+            (user, _) => ("user", user.unwrap_or_default()),
+        };
         Ok(Self {
             kind,
             target,
-            user: take("user").unwrap_or_default(),
+            actor_kind,
+            actor,
             role: take("role").unwrap_or_default(),
+            inherited,
         })
     }
 }
 
 impl Grant {
-    /// The target, the user and the role have to be there to be granted, and within the caller's
+    /// The target, the actor and the role have to be there to be granted, and within the caller's
     /// reach. Who keeps a domain gives no role that reaches beyond it.
     async fn can_be_made(&self, tx: &mut Tx, reach: &Reach) -> Result<(), ApiError> {
         self.is_within(tx, reach).await?;
-        USER.within(tx, reach, &self.user).await?;
+        match self.actor_kind {
+            "group" => GROUP.within(tx, reach, &self.actor).await.map(drop)?,
+            _ => USER.within(tx, reach, &self.actor).await.map(drop)?,
+        }
         let role = ROLE.load(tx, &self.role).await?;
         if reach.domain().is_some() && !["reader", "member", "manager"].contains(&role.name()) {
             return Err(beyond());
@@ -68,9 +81,28 @@ impl Grant {
         }
     }
 
-    /// For SQL: user, kind and id of the target, role.
+    /// In which table it is, with what else is said of it there.
+    fn table(&self) -> (&'static str, &'static str) {
+        match (self.actor_kind, self.inherited) {
+            ("user", false) => ("role_assignments", "user_id = $1"),
+            ("user", true) => (
+                "wider_assignments",
+                "actor_kind = 'user' AND inherited = 1 AND actor_id = $1",
+            ),
+            (_, false) => (
+                "wider_assignments",
+                "actor_kind = 'group' AND inherited = 0 AND actor_id = $1",
+            ),
+            (_, true) => (
+                "wider_assignments",
+                "actor_kind = 'group' AND inherited = 1 AND actor_id = $1",
+            ),
+        }
+    }
+
+    /// For SQL: actor, kind and id of the target, role.
     fn key(&self) -> [Stored; 4] {
-        let texts = [self.user.as_str(), self.kind, &self.target, &self.role];
+        let texts = [self.actor.as_str(), self.kind, &self.target, &self.role];
         texts.map(Stored::from)
     }
 
@@ -81,13 +113,23 @@ impl Grant {
 
 /// All grant routes, below `/v3`.
 pub fn router() -> Router<AppState> {
-    let mut router = Router::new().route("/role_assignments", get(assignments));
+    let mut router = Router::new();
     for target in ["/projects/{project}", "/domains/{domain}", "/system"] {
-        let all = format!("{target}/users/{{user}}/roles");
-        let one = format!("{all}/{{role}}");
-        router = router
-            .route(&all, get(list))
-            .route(&one, get(check).put(grant).delete(revoke));
+        for actor in ["users/{user}", "groups/{group}"] {
+            let all = format!("{target}/{actor}/roles");
+            let one = format!("{all}/{{role}}");
+            router = router
+                .route(&all, get(list))
+                .route(&one, get(check).put(grant).delete(revoke));
+            if target != "/system" {
+                let inherited = format!("/OS-INHERIT{all}");
+                let all = format!("{inherited}/inherited_to_projects");
+                let one = format!("{inherited}/{{role}}/inherited_to_projects");
+                router = router
+                    .route(&all, get(list))
+                    .route(&one, get(check).put(grant).delete(revoke));
+            }
+        }
     }
     router
 }
@@ -95,10 +137,12 @@ pub fn router() -> Router<AppState> {
 async fn list(call: Call, on: Grant) -> Reply {
     let rows = tx!(call, |tx| [call, on] {
         on.is_within(tx, &call.context.reach).await?;
-        let sql = "SELECT r.* FROM roles r JOIN role_assignments a ON a.role_id = r.id \
-                   WHERE a.user_id = $1 AND a.target_kind = $2 AND a.target_id = $3 \
-                   ORDER BY r.name";
-        Ok::<_, ApiError>(tx.query(sql, &on.key()[..3]).await?)
+        let (table, whose) = on.table();
+        let sql = ROLE.select(&format!(
+            "WHERE t.id IN (SELECT role_id FROM {table} WHERE {whose} \
+             AND target_kind = $2 AND target_id = $3) ORDER BY t.name"
+        ));
+        Ok::<_, ApiError>(tx.query(&sql, &on.key()[..3]).await?)
     })?;
     ROLE.collection(&call.app, "roles", &rows)
 }
@@ -106,9 +150,12 @@ async fn list(call: Call, on: Grant) -> Reply {
 async fn check(call: Call, grant: Grant) -> Reply {
     let found = tx!(call, |tx| [call, grant] {
         grant.is_within(tx, &call.context.reach).await?;
-        let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
-                   AND target_kind = $2 AND target_id = $3 AND role_id = $4";
-        Ok::<_, ApiError>(tx.query_opt::<(String,)>(sql, &grant.key()).await?)
+        let (table, whose) = grant.table();
+        let sql = format!(
+            "SELECT role_id FROM {table} WHERE {whose} \
+             AND target_kind = $2 AND target_id = $3 AND role_id = $4"
+        );
+        Ok::<_, ApiError>(tx.query_opt::<(String,)>(&sql, &grant.key()).await?)
     })?;
     found.map(|_| no_content()).ok_or_else(|| grant.missing())
 }
@@ -116,9 +163,20 @@ async fn check(call: Call, grant: Grant) -> Reply {
 async fn grant(call: Call, grant: Grant) -> Reply {
     tx!(call, |tx| [call, grant] {
         grant.can_be_made(tx, &call.context.reach).await?;
-        let sql = "INSERT INTO role_assignments (user_id, target_kind, target_id, role_id) \
-                   VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
-        Ok::<_, ApiError>(tx.execute(sql, &grant.key()).await?)
+        let [actor, kind, target, role] = grant.key();
+        let made = if grant.table().0 == "role_assignments" {
+            let sql = "INSERT INTO role_assignments (user_id, target_kind, target_id, role_id) \
+                       VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+            tx.execute(sql, &[actor, kind, target, role]).await?
+        } else {
+            let sql = "INSERT INTO wider_assignments (actor_id, target_kind, target_id, role_id, \
+                       actor_kind, inherited) VALUES ($1, $2, $3, $4, $5, $6) \
+                       ON CONFLICT DO NOTHING";
+            let more = [grant.actor_kind.into(), grant.inherited.into()];
+            let values: Vec<Stored> = [actor, kind, target, role].into_iter().chain(more).collect();
+            tx.execute(sql, &values).await?
+        };
+        Ok::<_, ApiError>(made)
     })?;
     Ok(no_content())
 }
@@ -128,104 +186,15 @@ async fn revoke(call: Call, grant: Grant) -> Reply {
         if call.context.reach.domain().is_some() {
             grant.can_be_made(tx, &call.context.reach).await?;
         }
-        let sql = "DELETE FROM role_assignments WHERE user_id = $1 \
-                   AND target_kind = $2 AND target_id = $3 AND role_id = $4";
-        Ok::<_, ApiError>(tx.execute(sql, &grant.key()).await?)
+        let (table, whose) = grant.table();
+        let sql = format!(
+            "DELETE FROM {table} WHERE {whose} \
+             AND target_kind = $2 AND target_id = $3 AND role_id = $4"
+        );
+        Ok::<_, ApiError>(tx.execute(&sql, &grant.key()).await?)
     })?;
     match gone {
         0 => Err(grant.missing()),
         _ => Ok(no_content()),
-    }
-}
-
-/// `GET /v3/role_assignments`, with its usual filters.
-async fn assignments(call: Call, query: Params) -> Reply {
-    super::oneself_or_more(&call.context, query.get("user.id").unwrap_or_default())?;
-    let domain = call.context.reach.domain().map(str::to_owned);
-    let text = |name: &str| query.get(name).map(str::to_owned);
-    let (user, role) = (text("user.id"), text("role.id"));
-    let (kind, target) = if let Some(id) = text("scope.project.id") {
-        (Some("project"), Some(id))
-    } else if let Some(id) = text("scope.domain.id") {
-        (Some("domain"), Some(id))
-    } else if query.get("scope.system").is_some() {
-        (Some("system"), Some("all".to_owned()))
-    } else {
-        (None, None)
-    };
-    let rows: Vec<Assignment> = tx!(call, |tx| [user, role, target, domain] {
-        let sql = "SELECT a.user_id, a.target_kind, a.target_id, a.role_id, \
-                   u.name AS user_name, r.name AS role_name, u.domain_id AS user_domain, \
-                   COALESCE(p.name, d.name, '') AS target_name, \
-                   COALESCE(p.domain_id, '') AS target_domain \
-                   FROM role_assignments a JOIN users u ON u.id = a.user_id \
-                   JOIN roles r ON r.id = a.role_id \
-                   LEFT JOIN projects p ON p.id = a.target_id AND a.target_kind = 'project' \
-                   LEFT JOIN domains d ON d.id = a.target_id AND a.target_kind = 'domain' \
-                   WHERE (CAST($1 AS TEXT) IS NULL OR a.user_id = $1) \
-                   AND (CAST($2 AS TEXT) IS NULL OR a.role_id = $2) \
-                   AND (CAST($3 AS TEXT) IS NULL OR a.target_kind = $3) \
-                   AND (CAST($4 AS TEXT) IS NULL OR a.target_id = $4) \
-                   AND (CAST($5 AS TEXT) IS NULL OR p.domain_id = $5 OR d.id = $5) \
-                   ORDER BY a.user_id, a.target_kind, a.target_id, r.name";
-        Ok::<_, ApiError>(tx.query(sql, params![user, role, kind, target, domain]).await?)
-    })?;
-    let names = query.flag("include_names") == Some(true);
-    let items = rows.iter().map(|row| row.view(&call.app, names));
-    let items = items.collect();
-    Ok(collection(
-        &call.app,
-        "role_assignments",
-        "role_assignments",
-        items,
-    ))
-}
-
-row! {
-    struct Assignment {
-        user_id: String,
-        target_kind: String,
-        target_id: String,
-        role_id: String,
-        user_name: String,
-        role_name: String,
-        user_domain: String,
-        target_name: String,
-        target_domain: String,
-    }
-}
-
-impl Assignment {
-    fn view(&self, app: &AppState, names: bool) -> Value {
-        let (user, role) = (&self.user_id, &self.role_id);
-        let (kind, target) = (self.target_kind.as_str(), &self.target_id);
-        let mut item = json!({"user": {"id": user}, "role": {"id": role}});
-        let path = match kind {
-            "system" => {
-                item["scope"] = json!({"system": {"all": true}});
-                "system".to_owned()
-            }
-            _ => {
-                item["scope"] = json!({kind: {"id": target}});
-                format!("{kind}s/{target}")
-            }
-        };
-        if names {
-            item["user"]["name"] = json!(self.user_name);
-            item["user"]["domain"] = json!({"id": self.user_domain});
-            item["role"]["name"] = json!(self.role_name);
-            if kind != "system" {
-                item["scope"][kind]["name"] = json!(self.target_name);
-            }
-            if kind == "project" {
-                item["scope"]["project"]["domain"] = json!({"id": self.target_domain});
-            }
-        }
-        let link = format!(
-            "{}/identity/v3/{path}/users/{user}/roles/{role}",
-            app.base_url
-        );
-        item["links"] = json!({"assignment": link});
-        item
     }
 }

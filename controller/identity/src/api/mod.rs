@@ -1,12 +1,17 @@
 //! Keystone v3.
 //!
-//! What is not here is not in the routes: groups, trusts, application credentials,
-//! federation and inherited roles answer 404.
+//! What is not here is not in the routes: trusts, federation and roles of domains answer 404.
 
+mod application_credentials;
+mod assignments;
 mod auth;
 mod discovery;
 mod domains;
 mod grants;
+#[cfg(test)]
+mod group_tests;
+mod groups;
+mod project_tags;
 mod projects;
 mod resource;
 mod roles;
@@ -58,6 +63,40 @@ pub fn router() -> Router<AppState> {
         )
         .route("/users/{id}/password", post(users::change_password))
         .route("/users/{id}/projects", get(users::projects))
+        .route("/users/{id}/groups", get(groups::of_user))
+        .route(
+            "/users/{user}/application_credentials",
+            get(application_credentials::list).post(application_credentials::create),
+        )
+        .route(
+            "/users/{user}/application_credentials/{id}",
+            get(application_credentials::show).delete(application_credentials::delete),
+        )
+        .route("/groups", get(groups::list).post(groups::create))
+        .route(
+            "/groups/{id}",
+            get(groups::show)
+                .patch(groups::update)
+                .delete(groups::delete),
+        )
+        .route("/groups/{id}/users", get(groups::users))
+        .route(
+            "/groups/{id}/users/{user}",
+            get(groups::check).put(groups::add).delete(groups::remove),
+        )
+        .route(
+            "/projects/{id}/tags",
+            get(project_tags::list)
+                .put(project_tags::replace)
+                .delete(project_tags::clear),
+        )
+        .route(
+            "/projects/{id}/tags/{tag}",
+            get(project_tags::has)
+                .put(project_tags::add)
+                .delete(project_tags::remove),
+        )
+        .route("/role_assignments", get(assignments::list))
         .route("/roles", get(roles::list).post(roles::create))
         .route(
             "/roles/{id}",

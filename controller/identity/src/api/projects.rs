@@ -1,14 +1,17 @@
 //! Projects: what owns servers, networks and images.
 
-use super::resource::{InDomain, Resource, description};
-use super::{Reply, beyond, collection, ok, self_link};
+use super::resource::{
+    Extra, InDomain, Resource, description, extra, opt_short_name, short_name, with_extra,
+};
+use super::{Reply, beyond, collection, ok, project_tags, self_link};
+use crate::{assignments, tokens};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Json;
-use berth_controller_core::{AppState, Call, Service, params, row, tx};
+use berth_controller_core::{AppState, Call, Service, row, tx};
 use serde_json::{Value, json};
 
 const FIELDS: [&str; 8] = [
@@ -29,7 +32,8 @@ row! {
         name: String,
         description: String,
         enabled: bool,
-        tags: Json<Value>,
+        tags: Json<Vec<String>>,
+        extra: Option<Json<Extra>>,
     }
 }
 
@@ -47,12 +51,22 @@ pub(super) static PROJECT: Resource<Project> = Resource {
     goes_with_it: &[
         "DELETE FROM tokens WHERE target_kind = 'project' AND target_id = $1",
         "DELETE FROM role_assignments WHERE target_kind = 'project' AND target_id = $1",
+        "DELETE FROM wider_assignments WHERE target_kind = 'project' AND target_id = $1",
+        "DELETE FROM tokens WHERE target_kind = 'application_credential' AND target_id IN \
+         (SELECT id FROM application_credentials WHERE project_id = $1)",
+        "DELETE FROM application_credentials WHERE project_id = $1",
         "UPDATE users SET default_project_id = NULL WHERE default_project_id = $1",
     ],
 };
 
+impl Project {
+    pub(super) fn tags(&self) -> Vec<String> {
+        self.tags.0.clone()
+    }
+}
+
 fn view(app: &AppState, project: &Project) -> Value {
-    json!({
+    let view = json!({
         "links": self_link(app, "projects", &project.id),
         "id": project.id,
         "name": project.name,
@@ -63,7 +77,8 @@ fn view(app: &AppState, project: &Project) -> Value {
         "is_domain": false,
         "tags": project.tags.0,
         "options": {},
-    })
+    });
+    with_extra(view, project.extra.as_ref())
 }
 
 /// `GET /v3/projects`
@@ -80,29 +95,29 @@ pub async fn list(call: Call, query: Params) -> Reply {
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "project")?;
-    fields.only(&FIELDS)?;
+    let more = extra(&fields, &FIELDS)?;
     if fields.flag("is_domain")? == Some(true) {
         return Err(fields.wrong("is_domain", "is not offered: make a domain at /v3/domains"));
     }
     let domain = fields.text("domain_id", 64)?;
     let domain = super::domain_or_own(&call, domain);
+    let tags = fields.texts("tags")?.unwrap_or_default();
+    project_tags::check(&tags)?;
     if fields.text("parent_id", 64)?.is_some_and(|p| p != domain) {
         return Err(fields.wrong("parent_id", "is not the domain: projects do not nest here"));
     }
     let columns = vec![
         ("id", crate::new_id(&*call.app.rng).into()),
         ("domain_id", domain.into()),
-        ("name", fields.name("name")?.into()),
+        ("name", short_name(&fields)?.into()),
         (
             "description",
             description(&fields)?.unwrap_or_default().into(),
         ),
         ("enabled", fields.flag("enabled")?.unwrap_or(true).into()),
-        (
-            "tags",
-            json!(fields.texts("tags")?.unwrap_or_default()).into(),
-        ),
+        ("tags", json!(tags).into()),
         ("created_at", call.now().into()),
+        more,
     ];
     PROJECT.create(&call, columns).await
 }
@@ -112,11 +127,10 @@ pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
     let row = tx!(call, |tx| [call, id] {
         let context = &call.context;
         if matches!(context.reach, Reach::Oneself(_)) && context.project_id != id {
-            let sql = "SELECT role_id FROM role_assignments WHERE user_id = $1 \
-                       AND target_kind = 'project' AND target_id = $2 LIMIT 1";
-            let role: Option<(String,)> =
-                tx.query_opt(sql, params![&context.user_id, &id]).await?;
-            role.ok_or_else(beyond)?;
+            let scope = tokens::scope_by_id(tx, "project", &id).await?.ok_or_else(beyond)?;
+            if assignments::roles(tx, &context.user_id, &scope).await?.is_empty() {
+                return Err(beyond());
+            }
         }
         PROJECT.within(tx, &context.reach, &id).await
     })?;
@@ -127,16 +141,26 @@ pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "project")?;
-    fields.only(&["name", "description", "enabled", "tags", "options"])?;
+    let more = extra(&fields, &[&FIELDS[..], &["id"]].concat())?;
+    let tags = fields.texts("tags")?;
+    project_tags::check(tags.as_deref().unwrap_or_default())?;
     let columns = vec![
-        ("name", fields.opt_name("name")?.into()),
+        ("name", opt_short_name(&fields)?.into()),
         ("description", description(&fields)?.into()),
         ("enabled", fields.flag("enabled")?.map(i64::from).into()),
-        (
-            "tags",
-            fields.texts("tags")?.map(|t| json!(t).to_string()).into(),
-        ),
+        ("tags", tags.map(|t| json!(t).to_string()).into()),
+        more,
     ];
+    for name in ["domain_id", "parent_id"] {
+        if let Some(wanted) = fields.text(name, 64)? {
+            let before = tx!(call, |tx| [call, id] {
+                PROJECT.within(tx, &call.context.reach, &id).await
+            })?;
+            if wanted != before.domain_id {
+                return Err(fields.wrong(name, "cannot be changed"));
+            }
+        }
+    }
     PROJECT.update(&call, &id, columns, |_, _| Ok(())).await
 }
 

@@ -2,19 +2,92 @@
 //! other has. Each gives its [`Resource`] and the type of its rows; what is peculiar to it stays in its
 //! own file.
 
-use super::{Reply, beyond, collection, conflict, created, no_content, not_found, ok};
+use crate::assignments::EFFECTIVE;
+
+use super::{Reply, bad, beyond, collection, conflict, created, no_content, not_found, ok};
 use berth_controller_core::body::Fields;
 use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
-use berth_controller_core::store::{FromRow, StoreError, Tx, Value as Stored};
+use berth_controller_core::store::{FromRow, Json, StoreError, Tx, Value as Stored};
 use berth_controller_core::{ApiError, AppState, Call, params, tx};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// A column and what is to be in it. In a change, NULL leaves it as it is.
 pub(super) type Column = (&'static str, Stored);
 
 /// What any of them may be described by, in characters.
 const MAX_DESCRIPTION: usize = 65_535;
+
+/// What else a body says, which nothing here looks at: it is kept and shown again, as Keystone does.
+pub(super) type Extra = Map<String, Value>;
+
+/// How many bytes of it are kept, as JSON.
+const MAX_EXTRA: usize = 16_384;
+
+/// What a body says beyond the fields that are `known`, as a [`Column`].
+///
+/// # Errors
+/// 400 if it is too much.
+pub(super) fn extra(fields: &Fields<'_>, known: &[&str]) -> Result<Column, ApiError> {
+    let more = fields
+        .iter()
+        .filter(|(name, _)| !known.contains(&name.as_str()));
+    let more: Extra = more
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let text = match more.is_empty() {
+        true => None,
+        false => Some(Value::Object(more).to_string()),
+    };
+    if text.as_ref().is_some_and(|text| text.len() > MAX_EXTRA) {
+        return Err(bad(format!(
+            "What is said beyond {} has more than {MAX_EXTRA} bytes.",
+            known.join(", ")
+        )));
+    }
+    Ok((EXTRA, text.into()))
+}
+
+/// A view with what else was said: what is known here goes before it.
+pub(super) fn with_extra(mut view: Value, extra: Option<&Json<Extra>>) -> Value {
+    if let (Some(Json(extra)), Value::Object(shown)) = (extra, &mut view) {
+        for (name, value) in extra {
+            shown.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    view
+}
+
+/// How long the names of projects and domains may be, in characters: a token's head carries them.
+const MAX_SHORT_NAME: usize = 64;
+
+/// The name that a body gives a project or a domain.
+///
+/// # Errors
+/// 400
+pub(super) fn short_name(fields: &Fields<'_>) -> Result<String, ApiError> {
+    let name = opt_short_name(fields)?;
+    name.ok_or_else(|| fields.wrong("name", "is missing"))
+}
+
+/// The same, if it gives one.
+///
+/// # Errors
+/// 400
+pub(super) fn opt_short_name(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    let name = fields.opt_name("name")?;
+    let is_long = |name: &String| name.chars().count() > MAX_SHORT_NAME;
+    match name.as_ref().is_some_and(is_long) {
+        true => Err(fields.wrong(
+            "name",
+            &format!("has more than {MAX_SHORT_NAME} characters"),
+        )),
+        false => Ok(name),
+    }
+}
+
+/// The column that stands in a table of its own.
+const EXTRA: &str = "extra";
 
 /// The description that a body gives.
 ///
@@ -56,9 +129,46 @@ impl<R: FromRow + Send> Resource<R> {
     /// # Errors
     /// 404
     pub async fn load(&self, tx: &mut Tx, id: &str) -> Result<R, ApiError> {
-        let sql = format!("SELECT * FROM {} WHERE id = $1", self.all);
+        let sql = self.select("WHERE t.id = $1");
         let row = tx.query_opt(&sql, params![id]).await?;
         row.ok_or_else(|| not_found(self.one, id))
+    }
+
+    /// A query of rows, called `t`.
+    pub fn select(&self, rest: &str) -> String {
+        format!(
+            "SELECT t.*, x.extra FROM {} t LEFT JOIN identity_extra x ON x.kind = '{}' \
+             AND x.id = t.id {rest}",
+            self.all, self.one
+        )
+    }
+
+    /// Keeps what else is said, beside what was said before.
+    async fn keep(&self, tx: &mut Tx, id: &str, columns: &[Column]) -> Result<(), ApiError> {
+        let said = columns.iter().find(|(name, _)| *name == EXTRA).map(text);
+        let said: Extra = said
+            .and_then(|t| serde_json::from_str(t).ok())
+            .unwrap_or_default();
+        if said.is_empty() {
+            return Ok(());
+        }
+        let sql = "SELECT extra FROM identity_extra WHERE kind = $1 AND id = $2";
+        let before = tx
+            .query_opt::<(Json<Extra>,)>(sql, params![self.one, id])
+            .await?;
+        let mut all = before.map(|(Json(before),)| before).unwrap_or_default();
+        all.extend(said);
+        let all = Value::Object(all).to_string();
+        if all.len() > MAX_EXTRA {
+            return Err(bad(format!(
+                "What is said of {} {id} beyond what is known here has more than {MAX_EXTRA} bytes.",
+                self.one
+            )));
+        }
+        let sql = "INSERT INTO identity_extra (kind, id, extra) VALUES ($1, $2, $3) \
+                   ON CONFLICT (kind, id) DO UPDATE SET extra = excluded.extra";
+        tx.execute(sql, params![self.one, id, all]).await?;
+        Ok(())
     }
 
     /// One by its id, if it is within the caller's reach.
@@ -77,7 +187,13 @@ impl<R: FromRow + Send> Resource<R> {
     ///
     /// # Errors
     /// 409 for a name that is taken; 404 for a domain that is not there.
-    pub async fn insert(&self, tx: &mut Tx, columns: &[Column]) -> Result<R, ApiError> {
+    pub async fn insert(&self, tx: &mut Tx, said: &[Column]) -> Result<R, ApiError> {
+        let columns: Vec<Column> = said
+            .iter()
+            .filter(|(name, _)| *name != EXTRA)
+            .cloned()
+            .collect();
+        let columns = columns.as_slice();
         let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
         let marks: Vec<String> = (1..=columns.len()).map(|n| format!("${n}")).collect();
         let (names, marks) = (names.join(", "), marks.join(", "));
@@ -92,7 +208,9 @@ impl<R: FromRow + Send> Resource<R> {
             Some(at) if made == 0 => Err(not_found("domain", text(&columns[at]))),
             _ => {
                 let id = columns.iter().find(|(name, _)| *name == "id");
-                self.load(tx, id.map_or("", text)).await
+                let id = id.map_or("", text);
+                self.keep(tx, id, said).await?;
+                self.load(tx, id).await
             }
         }
     }
@@ -101,7 +219,14 @@ impl<R: FromRow + Send> Resource<R> {
     ///
     /// # Errors
     /// 409 for a name that is taken, 404
-    pub async fn change(&self, tx: &mut Tx, id: &str, columns: &[Column]) -> Result<R, ApiError> {
+    pub async fn change(&self, tx: &mut Tx, id: &str, said: &[Column]) -> Result<R, ApiError> {
+        self.keep(tx, id, said).await?;
+        let columns: Vec<Column> = said
+            .iter()
+            .filter(|(name, _)| *name != EXTRA)
+            .cloned()
+            .collect();
+        let columns = columns.as_slice();
         let sets: Vec<String> = columns
             .iter()
             .enumerate()
@@ -160,12 +285,13 @@ impl<R: FromRow + Send> Resource<R> {
         if let (Some(its), Some(domain)) = (&self.domain, call.context.reach.domain()) {
             wanted.push((its.column, domain.into()));
         }
-        let mut sql = format!("SELECT * FROM {}", self.all);
+        let mut rest = String::new();
         for (n, (name, _)) in wanted.iter().enumerate() {
             let joint = if n == 0 { "WHERE" } else { "AND" };
-            sql.push_str(&format!(" {joint} {name} = ${}", n + 1));
+            rest.push_str(&format!(" {joint} t.{name} = ${}", n + 1));
         }
-        sql.push_str(" ORDER BY name, id");
+        rest.push_str(" ORDER BY t.name, t.id");
+        let sql = self.select(&rest);
         let values: Vec<Stored> = wanted.into_iter().map(|(_, value)| value).collect();
         let rows = tx!(call, |tx| [sql, values] {
             Ok::<_, ApiError>(tx.query(&sql, &values).await?)
@@ -175,11 +301,10 @@ impl<R: FromRow + Send> Resource<R> {
 
     /// Those on which a user has a role.
     pub async fn list_of_user(&self, call: &Call, user_id: &str, path: &str) -> Reply {
-        let sql = format!(
-            "SELECT * FROM {} WHERE enabled = 1 AND id IN (SELECT target_id FROM role_assignments \
-             WHERE user_id = $1 AND target_kind = $2) ORDER BY name, id",
-            self.all
-        );
+        let sql = self.select(&format!(
+            "WHERE t.enabled = 1 AND t.id IN (SELECT a.target_id FROM {EFFECTIVE} a \
+             WHERE a.user_id = $1 AND a.target_kind = $2) ORDER BY t.name, t.id"
+        ));
         let values = [Stored::from(user_id), Stored::from(self.one)];
         let rows = tx!(call, |tx| [sql, values] {
             Ok::<_, ApiError>(tx.query(&sql, &values).await?)
@@ -232,6 +357,8 @@ impl<R: FromRow + Send> Resource<R> {
             }
             let sql = format!("DELETE FROM {} WHERE id = $1", self.all);
             tx.execute(&sql, params![&id]).await?;
+            let sql = "DELETE FROM identity_extra WHERE kind = $1 AND id = $2";
+            tx.execute(sql, params![self.one, &id]).await?;
             Ok::<_, ApiError>(())
         })?;
         Ok(no_content())

@@ -1,12 +1,13 @@
 //! Roles: names that policies ask for.
 
-use super::resource::{Resource, description};
+use super::resource::{Extra, Resource, description, extra, with_extra};
 use super::{Reply, collection, forbidden, self_link};
 use crate::implied;
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
+use berth_controller_core::store::Json;
 use berth_controller_core::store::Value as Stored;
 use berth_controller_core::{ApiError, AppState, Call, Service, row};
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ row! {
         id: String,
         name: String,
         description: String,
+        extra: Option<Json<Extra>>,
     }
 }
 
@@ -33,18 +35,22 @@ pub(super) static ROLE: Resource<Role> = Resource {
     unique: "",
     view,
     may_go: keep_built_in,
-    goes_with_it: &["DELETE FROM role_assignments WHERE role_id = $1"],
+    goes_with_it: &[
+        "DELETE FROM role_assignments WHERE role_id = $1",
+        "DELETE FROM wider_assignments WHERE role_id = $1",
+    ],
 };
 
 fn view(app: &AppState, role: &Role) -> Value {
-    json!({
+    let view = json!({
         "links": self_link(app, "roles", &role.id),
         "id": role.id,
         "name": role.name,
         "description": role.description,
         "domain_id": null,
         "options": {},
-    })
+    });
+    with_extra(view, role.extra.as_ref())
 }
 
 /// The roles that policies ask for by name keep their names.
@@ -71,7 +77,7 @@ pub async fn list(call: Call, query: Params) -> Reply {
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "role")?;
-    fields.only(&["name", "description", "domain_id", "options"])?;
+    let more = extra(&fields, &["name", "description", "domain_id", "options"])?;
     if fields.get("domain_id").is_some() {
         return Err(fields.wrong(
             "domain_id",
@@ -86,6 +92,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
             description(&fields)?.unwrap_or_default().into(),
         ),
         ("created_at", call.now().into()),
+        more,
     ];
     ROLE.create(&call, columns).await
 }
@@ -99,10 +106,11 @@ pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "role")?;
-    fields.only(&["name", "description", "options"])?;
+    let known = ["name", "description", "options", "domain_id", "id"];
     let columns = vec![
         ("name", fields.opt_name("name")?.into()),
         ("description", description(&fields)?.into()),
+        extra(&fields, &known)?,
     ];
     ROLE.update(&call, &id, columns, |role, columns| {
         let renames = columns

@@ -1,13 +1,14 @@
 //! Users and their passwords.
 
-use super::resource::{Column, InDomain, Resource, description};
+use super::resource::{Column, Extra, InDomain, Resource, description, extra, with_extra};
 use super::{Reply, bad, beyond, hashing, no_content, ok, oneself_or_more, self_link};
-use crate::password;
 use crate::tokens::unauthorized;
+use crate::{assignments, password};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
+use berth_controller_core::store::Json;
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, AppState, Call, Service, params, row, tx};
 use serde_json::{Value, json};
@@ -36,6 +37,7 @@ row! {
         default_project_id: Option<String>,
         email: Option<String>,
         description: Option<String>,
+        extra: Option<Json<Extra>>,
     }
 }
 
@@ -50,7 +52,13 @@ pub(super) static USER: Resource<User> = Resource {
     unique: " in that domain",
     view,
     may_go: |_| Ok(()),
-    goes_with_it: &[REVOKE, "DELETE FROM role_assignments WHERE user_id = $1"],
+    goes_with_it: &[
+        REVOKE,
+        "DELETE FROM role_assignments WHERE user_id = $1",
+        "DELETE FROM wider_assignments WHERE actor_kind = 'user' AND actor_id = $1",
+        "DELETE FROM group_members WHERE user_id = $1",
+        "DELETE FROM application_credentials WHERE user_id = $1",
+    ],
 };
 
 fn view(app: &AppState, user: &User) -> Value {
@@ -72,7 +80,7 @@ fn view(app: &AppState, user: &User) -> Value {
             shown[field] = json!(value);
         }
     }
-    shown
+    with_extra(shown, user.extra.as_ref())
 }
 
 /// `GET /v3/users`
@@ -107,8 +115,7 @@ async fn password_hash(call: &Call, fields: &Fields<'_>) -> Result<Option<String
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "user")?;
-    // `tenantId` is what old clients say for default_project_id; it means nothing in v3.
-    fields.only(&[&FIELDS[..], &["tenantId"]].concat())?;
+    let more = extra(&fields, &FIELDS)?;
     let domain = fields.text("domain_id", 64)?;
     let mut columns = columns(&fields)?;
     columns.extend([
@@ -124,6 +131,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
         ),
         ("id", crate::new_id(&*call.app.rng).into()),
         ("created_at", call.now().into()),
+        more,
     ]);
     USER.create(&call, columns).await
 }
@@ -138,7 +146,7 @@ pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
 pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "user")?;
-    fields.only(&[&FIELDS[..], &["id"]].concat())?;
+    let more = extra(&fields, &[&FIELDS[..], &["id"]].concat())?;
     let enabled = fields.flag("enabled")?;
     let domain = fields.text("domain_id", 64)?;
     let hash = password_hash(&call, &fields).await?;
@@ -148,6 +156,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         ("name", fields.opt_name("name")?.into()),
         ("enabled", enabled.map(i64::from).into()),
         ("password_hash", hash.into()),
+        more,
     ]);
     let row = tx!(call, |tx| [call, id, columns, domain] {
         let before = within(tx, &call, &id).await?.domain_id;
@@ -164,13 +173,11 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
 
 /// A user that the caller may change. Somebody with rights beyond the domain is beyond it: who sets
 /// their password has these rights.
-async fn within(tx: &mut Tx, call: &Call, id: &str) -> Result<User, ApiError> {
+pub(super) async fn within(tx: &mut Tx, call: &Call, id: &str) -> Result<User, ApiError> {
     let user = USER.within(tx, &call.context.reach, id).await?;
     if call.context.reach.domain().is_some() {
-        let sql = "SELECT a.role_id FROM role_assignments a JOIN roles r ON r.id = a.role_id \
-                   WHERE a.user_id = $1 AND (r.name = 'admin' OR a.target_kind = 'system') LIMIT 1";
-        let more: Option<(String,)> = tx.query_opt(sql, params![id]).await?;
-        if more.is_some() && call.context.user_id != id {
+        let more = assignments::is_beyond_a_domain(tx, id).await?;
+        if more && call.context.user_id != id {
             return Err(beyond());
         }
     }
@@ -181,9 +188,8 @@ async fn revoke_all(tx: &mut Tx, user_id: &str) -> Result<(), StoreError> {
     tx.execute(REVOKE, params![user_id]).await.map(drop)
 }
 
-/// `POST /v3/users/{id}/password`: the user's own change, which proves the old one.
+/// `POST /v3/users/{id}/password`: whoever proves the old one may give a new one.
 pub async fn change_password(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
-    oneself_or_more(&call.context, &id)?;
     let body = body::parse(Service::Identity, &bytes)?;
     let fields = Fields::within(Service::Identity, &body, "user")?;
     fields.only(&["password", "original_password"])?;

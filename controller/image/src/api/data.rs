@@ -7,6 +7,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use berth_controller_core::body::media_type;
 use berth_controller_core::{ApiError, AppState, RequestContext};
 use futures::StreamExt as _;
 use uuid::Uuid;
@@ -34,13 +35,10 @@ pub async fn upload(
     Extension(context): Extension<RequestContext>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    body: Body,
+    bytes: Body,
 ) -> Reply {
     let id = parse_id(&id)?;
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .map_or(b"".as_slice(), HeaderValue::as_bytes);
-    if kind != b"application/octet-stream" {
+    if media_type(&headers) != "application/octet-stream" {
         return Err(refuse(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "Image data is sent with Content-Type application/octet-stream.",
@@ -53,7 +51,7 @@ pub async fn upload(
     let task = tokio::spawn(async move {
         // An image that was deleted takes no more data; `finish` tells the caller so.
         let taken_away = Box::pin(until_taken_away(&app, id, upload));
-        let data = body.into_data_stream().take_until(taken_away);
+        let data = bytes.into_data_stream().take_until(taken_away);
         let received = files::receive(&app.image_dir, upload, limit, data).await;
         let result = match received {
             Ok(part) => finish(&app, id, upload, part, &announced).await,

@@ -4,6 +4,7 @@
 //! whole in memory.
 
 mod data;
+mod list;
 mod members;
 mod patch;
 mod resources;
@@ -29,7 +30,7 @@ type Reply = Result<Response, ApiError>;
 /// All routes of Glance v2, below `/image`.
 pub fn router() -> Router<AppState> {
     let v2 = Router::new()
-        .route("/images", get(resources::list).post(resources::create))
+        .route("/images", get(list::list).post(resources::create))
         .route(
             "/images/{id}",
             get(resources::show)
@@ -49,7 +50,16 @@ pub fn router() -> Router<AppState> {
         )
         .route("/images/{id}/actions/deactivate", post(data::deactivate))
         .route("/images/{id}/actions/reactivate", post(data::reactivate))
-        .route("/images/{id}/members", get(members::list))
+        .route(
+            "/images/{id}/members",
+            get(members::list).post(members::create),
+        )
+        .route(
+            "/images/{id}/members/{member}",
+            get(members::show)
+                .put(members::update)
+                .delete(members::delete),
+        )
         .route("/schemas/{name}", get(schemas::show))
         .route("/info/import", get(schemas::import_info));
     Router::new()

@@ -29,11 +29,10 @@ const DISK_FORMATS: &[&str] = &[
     "raw", "qcow2", "aki", "ari", "ami", "iso", "vhd", "vhdx", "vmdk", "vdi", "ploop",
 ];
 
-/// Which content types mean which dialect; `None` for one that is no patch.
-pub fn is_patch(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or("").trim();
+/// Whether a media type is one of a patch.
+pub fn is_patch(media_type: &str) -> bool {
     matches!(
-        kind,
+        media_type,
         "application/openstack-images-v2.1-json-patch"
             | "application/openstack-images-v2.0-json-patch"
             | "application/json-patch+json"

@@ -10,34 +10,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use berth_controller_core::body::clip;
-use berth_controller_core::listing::Listing;
-use berth_controller_core::query::Params;
 use berth_controller_core::{ApiError, AppState, RequestContext, Service, body};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// Images in one answer if no limit is given, and at most, as Glance has them.
-const DEFAULT_LIMIT: usize = 25;
-const MAX_LIMIT: usize = 1000;
-
-const FILTERS: &[&str] = &[
-    "id",
-    "name",
-    "status",
-    "visibility",
-    "owner",
-    "container_format",
-    "disk_format",
-    "min_disk",
-    "min_ram",
-    "protected",
-    "os_hidden",
-    "size",
-    "checksum",
-    "os_hash_value",
-    "created_at",
-    "updated_at",
-];
 
 /// `POST /v2/images`
 pub async fn create(
@@ -95,149 +70,6 @@ pub async fn create(
     Ok(response)
 }
 
-/// `GET /v2/images`
-pub async fn list(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    let community = query.get("visibility") == Some("community");
-    let mut images = app
-        .store
-        .tx(|tx| {
-            let context = context.clone();
-            Box::pin(async move {
-                Ok::<_, ApiError>(records::list(tx, &context.reach, community).await?)
-            })
-        })
-        .await?;
-    // Hidden images are listed only when asked for; newest first unless asked otherwise.
-    let hidden = query.flag("os_hidden").unwrap_or(false);
-    images.retain(|i| i.hidden == hidden);
-    images.sort_by(|a, b| (b.created_at, &b.id).cmp(&(a.created_at, &a.id)));
-    let mut items: Vec<Value> = images.iter().map(view).collect();
-    let mut plain = Params::default();
-    for (name, value) in &query.0 {
-        match special(name, value) {
-            Some(test) => {
-                let test = test?;
-                items.retain(|i| test(i));
-            }
-            None => plain.0.push((name.clone(), value.clone())),
-        }
-    }
-    let listing = Listing {
-        service: Service::Image,
-        fields: FILTERS,
-        reserved: &["member_status"],
-        default_limit: Some(DEFAULT_LIMIT),
-        max_limit: MAX_LIMIT,
-    };
-    let page = listing.page(items, &plain)?;
-    let again: String = query
-        .0
-        .iter()
-        .filter(|(n, _)| n != "marker")
-        .map(|(n, v)| format!("&{}={}", encode(n), encode(v)))
-        .collect();
-    let first = format!("/v2/images?{}", again.trim_start_matches('&'));
-    let mut body = json!({
-        "first": first.trim_end_matches('?'), "schema": "/v2/schemas/images",
-    });
-    if let (true, Some(last)) = (page.more, page.items.last()) {
-        let last = last["id"].as_str().unwrap_or_default();
-        body["next"] = json!(format!("/v2/images?marker={last}{again}"));
-    }
-    body["images"] = Value::Array(page.items);
-    Ok(ok(body))
-}
-
-/// Percent-encodes a query part.
-fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(b).to_string()
-            }
-            other => format!("%{other:02X}"),
-        })
-        .collect()
-}
-
-type Test = Box<dyn Fn(&Value) -> bool + Send>;
-
-/// Filters that are no plain equality: `in:`, sizes, times, tags, properties.
-fn special(name: &str, value: &str) -> Option<Result<Test, ApiError>> {
-    let (name, value) = (name.to_owned(), value.to_owned());
-    if let Some(list) = value.strip_prefix("in:")
-        && ["id", "name", "status", "container_format", "disk_format"].contains(&name.as_str())
-    {
-        let all: Vec<String> = list
-            .split(',')
-            .map(|v| v.trim().trim_matches('"').to_owned())
-            .collect();
-        return Some(Ok(Box::new(move |i| {
-            i[&name]
-                .as_str()
-                .is_some_and(|have| all.iter().any(|a| a == have))
-        })));
-    }
-    match name.as_str() {
-        "visibility" if value == "all" => Some(Ok(Box::new(|_| true))),
-        "size_min" | "size_max" => Some(size_test(&name, &value)),
-        "created_at" | "updated_at" => Some(time_test(name, &value)),
-        "tag" => Some(Ok(Box::new(move |i| {
-            i["tags"]
-                .as_array()
-                .is_some_and(|tags| tags.iter().any(|t| t == value.as_str()))
-        }))),
-        "limit" | "marker" | "sort" | "sort_key" | "sort_dir" | "member_status" => None,
-        other if FILTERS.contains(&other) => None,
-        _ => Some(Ok(Box::new(move |i| i[&name] == value.as_str()))),
-    }
-}
-
-fn size_test(name: &str, value: &str) -> Result<Test, ApiError> {
-    let bound: i64 = value
-        .parse()
-        .ok()
-        .filter(|b| *b >= 0)
-        .ok_or_else(|| bad(format!("{name} is to be a whole number, 0 or more.")))?;
-    let least = name == "size_min";
-    Ok(Box::new(move |i| {
-        i["size"]
-            .as_i64()
-            .is_some_and(|size| if least { size >= bound } else { size <= bound })
-    }))
-}
-
-fn time_test(name: String, value: &str) -> Result<Test, ApiError> {
-    let (op, text) = match value.split_once(':') {
-        Some((op, rest)) if ["eq", "neq", "gt", "gte", "lt", "lte"].contains(&op) => (op, rest),
-        _ => ("eq", value),
-    };
-    let wanted = chrono::DateTime::parse_from_rfc3339(text).map_err(|_| {
-        bad(format!(
-            "{name} is to be OPERATOR:TIME, TIME as in ISO 8601."
-        ))
-    })?;
-    let op = op.to_owned();
-    Ok(Box::new(move |i| {
-        let have = i[&name].as_str().unwrap_or_default();
-        let Ok(have) = chrono::DateTime::parse_from_rfc3339(have) else {
-            return false;
-        };
-        match op.as_str() {
-            "eq" => have == wanted,
-            "neq" => have != wanted,
-            "gt" => have > wanted,
-            "gte" => have >= wanted,
-            "lt" => have < wanted,
-            _ => have <= wanted,
-        }
-    }))
-}
-
 /// `GET /v2/images/{id}`
 pub async fn show(
     State(app): State<AppState>,
@@ -287,16 +119,13 @@ pub async fn update(
     headers: HeaderMap,
     bytes: Bytes,
 ) -> Reply {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    if !patch::is_patch(kind) {
+    let kind = body::media_type(&headers);
+    if !patch::is_patch(&kind) {
         return Err(refuse(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             format!(
                 "Content-Type {} is not a patch: use application/openstack-images-v2.1-json-patch.",
-                clip(kind)
+                clip(&kind)
             ),
         ));
     }

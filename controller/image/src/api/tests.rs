@@ -255,6 +255,15 @@ async fn lists_are_filtered_sorted_and_paged() {
         names("created_at=gt:2000-01-01T00:00:00Z&sort=name:asc").await,
         "abc"
     );
+    // Falling is Glance's default, and a time without a zone is UTC.
+    assert_eq!(names("sort_key=name").await, "cba");
+    assert_eq!(names("sort=name").await, "cba");
+    assert_eq!(
+        names("created_at=gte:2016-04-18T21:38:54&sort=name:asc").await,
+        "abc"
+    );
+    assert_eq!(names("created_at=lt:2016-04-18T21:38:54").await, "");
+    assert_eq!(names("tag=a&tag=b").await, "");
     let page = client
         .get(&format!("{IMAGES}?sort=name:asc&limit=2"))
         .await
@@ -382,4 +391,130 @@ async fn the_release_before_and_this_one_read_each_others_images() {
     }
     let data = client.get(&format!("{IMAGES}/{id}/file")).await;
     assert_eq!(data.bytes, b"abc");
+}
+
+#[tokio::test]
+async fn a_property_is_filtered_by_whole() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    create(&client, json!({"name": "a", "os": "debian"})).await;
+    create(
+        &client,
+        json!({"name": "b", "os": "debian 12", "note": "\"os\":\"debian\""}),
+    )
+    .await;
+    for (query, found) in [
+        ("os=debian", "a"),
+        ("os=debian%2012", "b"),
+        ("os=deb", ""),
+        ("s=debian", ""),
+    ] {
+        let list = client.get(&format!("{IMAGES}?{query}")).await.json();
+        let names: String = list["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, found, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_deleted_page_by_page_is_deleted_whole() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    for name in ["a", "b", "c"] {
+        create(&client, json!({"name": name})).await;
+    }
+    let mut query = Some(format!("{IMAGES}?limit=1&sort=name:asc"));
+    let mut names = String::new();
+    while let Some(page) = query {
+        let list = client.get(&page).await;
+        assert_eq!(list.status, 200, "{page}");
+        let list = list.json();
+        names.push_str(list["images"][0]["name"].as_str().unwrap());
+        let id = list["images"][0]["id"].as_str().unwrap();
+        assert_eq!(client.delete(&format!("{IMAGES}/{id}")).await.status, 204);
+        query = list["next"].as_str().map(|next| format!("/image{next}"));
+    }
+    assert_eq!(names, "abc");
+}
+
+#[tokio::test]
+async fn a_media_type_is_one_whatever_its_case_and_parameters() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    for kind in [
+        "application/octet-stream; charset=UTF-8",
+        "APPLICATION/Octet-Stream",
+        "application/octet-stream ",
+        "application/octet-stream;",
+    ] {
+        let id = create(
+            &client,
+            json!({"disk_format": "raw", "container_format": "bare"}),
+        )
+        .await;
+        let path = format!("{IMAGES}/{id}/file");
+        let header = ("content-type", kind);
+        let answer = client.send("PUT", &path, Some(vec![0]), &[header]).await;
+        assert_eq!(answer.status, 204, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_shared_with_the_projects_that_its_owner_names_and_that_want_it() {
+    let app = app().await;
+    let admin = Client::admin(&app).await;
+    let (alice, _) = admin.member("alice").await;
+    let (bob, his) = admin.member("bob").await;
+    let (carol, _) = admin.member("carol").await;
+    let id = create(&alice, json!({"name": "i"})).await;
+    let (image, members) = (format!("{IMAGES}/{id}"), format!("{IMAGES}/{id}/members"));
+    assert_eq!(bob.get(&image).await.status, 404);
+    assert_eq!(bob.post(&members, json!({"member": his})).await.status, 404);
+    let made = alice.post(&members, json!({"member": his})).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    assert_eq!(made.json()["status"], "pending");
+    let again = alice.post(&members, json!({"member": his})).await;
+    assert_eq!(again.status, 409);
+    // By its id at once; in a list once he wants it.
+    assert_eq!(bob.get(&image).await.status, 200);
+    let listed = async |query: &str| {
+        let list = bob.get(&format!("{IMAGES}{query}")).await.json();
+        list["images"].as_array().unwrap().len()
+    };
+    assert_eq!(listed("").await, 0);
+    assert_eq!(listed("?member_status=pending").await, 1);
+    let own = format!("{members}/{his}");
+    assert_eq!(
+        alice.put(&own, json!({"status": "accepted"})).await.status,
+        403
+    );
+    assert_eq!(
+        bob.put(&own, json!({"status": "perhaps"})).await.status,
+        400
+    );
+    let accepted = bob.put(&own, json!({"status": "accepted"})).await;
+    assert_eq!(accepted.json()["status"], "accepted");
+    assert_eq!(listed("").await, 1);
+    assert_eq!(listed("?visibility=shared&member_status=all").await, 1);
+    // He may look, and no more; others may not even that.
+    assert_eq!(bob.delete(&image).await.status, 403);
+    assert_eq!(bob.delete(&own).await.status, 403);
+    assert_eq!(carol.get(&image).await.status, 404);
+    assert_eq!(carol.get(&members).await.status, 404);
+    let seen = bob.get(&members).await.json();
+    assert_eq!(seen["members"].as_array().unwrap().len(), 1);
+    // Private, it is nobody else's, whoever its members are.
+    let private = json!([{"op": "replace", "path": "/visibility", "value": "private"}]);
+    assert_eq!(patch(&alice, &id, private).await.status, 200);
+    assert_eq!(bob.get(&image).await.status, 404);
+    assert_eq!(listed("").await, 0);
+    let shared = json!([{"op": "replace", "path": "/visibility", "value": "shared"}]);
+    assert_eq!(patch(&alice, &id, shared).await.status, 200);
+    assert_eq!(alice.delete(&own).await.status, 204);
+    assert_eq!(alice.delete(&own).await.status, 404);
+    assert_eq!(bob.get(&image).await.status, 404);
 }

@@ -1,11 +1,11 @@
 //! What this Neutron is: versions, extensions, agents, availability zones.
 
-use super::{Reply, answer_list, ok};
-use axum::Extension;
+use super::{Reply, STYLE, answer_list, ok};
 use axum::extract::{Path, State};
 use axum::response::Response;
+use berth_controller_core::listing::{Condition, Direction, Field, Is, Table};
 use berth_controller_core::query::Params;
-use berth_controller_core::{ApiError, AppState, RequestContext, row, time};
+use berth_controller_core::{ApiError, AppState, Call, beat, row, time, tx};
 use serde_json::{Value, json};
 
 /// What is enforced, and nothing else: alias, name, what it says.
@@ -155,89 +155,113 @@ row! {
         availability_zone: String,
         enabled: bool,
         forced_down: bool,
-        last_seen_at: i64,
+        seen_at: i64,
+        silent: i64,
         created_at: i64,
     }
 }
 
+/// Hosts as they are listed.
+const AGENTS: Table = Table {
+    kind: "agent",
+    from: "hosts",
+    id: "hosts.id",
+    owner: "''",
+    fields: &[
+        Field::new("id", "hosts.id", Is::Text),
+        Field::new("agent_type", "CAST('Linux bridge agent' AS TEXT)", Is::Text),
+        Field::new("binary", "CAST('berth-agent' AS TEXT)", Is::Text),
+        Field::new("topic", "CAST('N/A' AS TEXT)", Is::Text),
+        Field::new("host", "hosts.hostname", Is::Text),
+        Field::new("availability_zone", "hosts.availability_zone", Is::Text),
+        Field::new("admin_state_up", "hosts.enabled", Is::Flag),
+    ],
+    order: &[("host", Direction::Ascending), ("id", Direction::Ascending)],
+};
+
 /// `GET /v2.0/agents`: each host's agent wires its networks.
-pub async fn agents(
-    State(app): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    query: Params,
-) -> Reply {
-    let mut items = Vec::new();
-    // As in Neutron, others see an empty list.
-    if context.may("network:get_agent") {
-        let hosts = app
-            .store
-            .tx::<_, ApiError, _>(|tx| {
-                Box::pin(async move {
-                    let sql = "SELECT id, hostname, availability_zone, enabled, forced_down, \
-                               last_seen_at, created_at FROM hosts ORDER BY hostname";
-                    Ok(tx.query::<Host>(sql, &[]).await?)
-                })
-            })
-            .await?;
-        let now = app.clock.now_millis();
-        for host in hosts {
-            let seen = host.last_seen_at;
-            items.push(json!({
-                "id": host.id,
-                "agent_type": "Linux bridge agent",
-                "binary": "berth-agent",
-                "topic": "N/A",
-                "host": host.hostname,
-                "availability_zone": host.availability_zone,
-                "admin_state_up": host.enabled,
-                "alive": app.control.is_up(seen, host.forced_down, now),
-                "heartbeat_timestamp": time::seconds(seen),
-                "created_at": time::seconds(host.created_at),
-                "started_at": time::seconds(host.created_at),
-                "configurations": {},
-                "description": null,
-            }));
+pub async fn agents(call: Call, query: Params) -> Reply {
+    let control = call.app.control.clone();
+    let asked = STYLE.asked(&AGENTS, &query, &[], |name, wanted| match name {
+        "alive" => {
+            let up = beat::is_up(&control);
+            let is = |wanted: &&str| matches!(wanted.to_ascii_lowercase().as_str(), "true" | "1");
+            let each = wanted.iter().map(|text| match is(text) {
+                true => up.clone(),
+                false => up.clone().negated(),
+            });
+            Some(Ok(Condition::any(each)))
         }
-    }
-    let fields = [
-        "id",
-        "agent_type",
-        "binary",
-        "topic",
-        "host",
-        "availability_zone",
-        "admin_state_up",
-        "alive",
-    ];
-    answer_list(&app, "agents", "agents", &fields, items, &query)
+        _ => None,
+    })?;
+    // As in Neutron, others see an empty list.
+    let visible = match call.context.may("network:get_agent") {
+        true => Condition::default(),
+        false => Condition::never(),
+    };
+    let (page, hosts) = tx!(call, |tx| [asked, visible] {
+        let page = STYLE.page(tx, &AGENTS, &visible, None, &asked).await?;
+        let (sql, values) = page.among("hosts.id").statement(
+            &format!(
+                "SELECT hosts.id, hostname, availability_zone, enabled, forced_down, created_at, \
+                 {} FROM hosts",
+                beat::SEEN
+            ),
+            "",
+        );
+        let hosts = tx.query::<Host>(&sql, &values).await?;
+        let hosts = page.in_order(hosts, |host| host.id.clone());
+        Ok::<_, ApiError>((page, hosts))
+    })?;
+    let view = |host: &Host| {
+        json!({
+            "id": host.id,
+            "agent_type": "Linux bridge agent",
+            "binary": "berth-agent",
+            "topic": "N/A",
+            "host": host.hostname,
+            "availability_zone": host.availability_zone,
+            "admin_state_up": host.enabled,
+            "alive": control.is_up(host.silent, host.forced_down),
+            "heartbeat_timestamp": time::seconds(host.seen_at),
+            "created_at": time::seconds(host.created_at),
+            "started_at": time::seconds(host.created_at),
+            "configurations": {},
+            "description": null,
+        })
+    };
+    let views = hosts.iter().map(view).collect();
+    answer_list(&call.app, "agents", "agents", &page, views, &query)
 }
 
+/// Zones as they are listed.
+const ZONES: Table = Table {
+    kind: "availability zone",
+    from: "(SELECT availability_zone AS name, CASE WHEN MAX(enabled) = 1 THEN 'available' \
+           ELSE 'unavailable' END AS state FROM hosts GROUP BY availability_zone) z",
+    id: "z.name",
+    owner: "''",
+    fields: &[
+        Field::new("name", "z.name", Is::Text),
+        Field::new("resource", "CAST('network' AS TEXT)", Is::Text),
+        Field::new("state", "z.state", Is::Text),
+    ],
+    order: &[("name", Direction::Ascending)],
+};
+
 /// `GET /v2.0/availability_zones`
-pub async fn zones(State(app): State<AppState>, query: Params) -> Reply {
-    let zones = app
-        .store
-        .tx::<_, ApiError, _>(|tx| {
-            Box::pin(async move {
-                let sql = "SELECT availability_zone, MAX(enabled) AS enabled FROM hosts \
-                           GROUP BY availability_zone ORDER BY availability_zone";
-                Ok(tx.query::<(String, bool)>(sql, &[]).await?)
-            })
-        })
-        .await?;
-    let mut items = Vec::new();
-    for (zone, enabled) in zones {
-        let state = if enabled { "available" } else { "unavailable" };
-        items.push(json!({
-            "name": zone, "resource": "network", "state": state,
-        }));
-    }
-    let fields = ["name", "resource", "state"];
-    answer_list(
-        &app,
-        "availability_zones",
-        "availability_zones",
-        &fields,
-        items,
-        &query,
-    )
+pub async fn zones(call: Call, query: Params) -> Reply {
+    let asked = STYLE.asked(&ZONES, &query, &[], |_, _| None)?;
+    let (page, zones) = tx!(call, |tx| [asked] {
+        let page = STYLE.page(tx, &ZONES, &Condition::default(), None, &asked).await?;
+        let select = format!("SELECT z.name, z.state FROM {}", ZONES.from);
+        let (sql, values) = page.among("z.name").statement(&select, "");
+        let zones = tx.query::<(String, String)>(&sql, &values).await?;
+        let zones = page.in_order(zones, |(name, _)| name.clone());
+        Ok::<_, ApiError>((page, zones))
+    })?;
+    let view = |(name, state): &(String, String)| json!({"name": name, "resource": "network", "state": state});
+    let views = zones.iter().map(view).collect();
+    let key = "availability_zones";
+    answer_list(&call.app, key, key, &page, views, &query)
 }

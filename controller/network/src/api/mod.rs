@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use berth_controller_core::body::{Fields, clip};
-use berth_controller_core::listing::Listing;
+use berth_controller_core::listing::{self, Direction, Ids, Style};
 use berth_controller_core::query::Params;
 use berth_controller_core::{ApiError, AppState, RequestContext, Service};
 use serde_json::{Value, json};
@@ -160,32 +160,45 @@ fn project_of(context: &RequestContext, fields: &Fields<'_>) -> Result<String, A
     }
 }
 
-/// Answers a list: filtered, sorted, cut, and with only the `fields` asked for.
+/// How Neutron speaks of lists.
+const STYLE: Style = Style {
+    service: Service::Network,
+    direction: Direction::Ascending,
+    default_limit: None,
+    max_limit: 10_000,
+};
+
+/// Answers a page of a list, with only the `fields` asked for, and links to those around it: the same
+/// query with another marker.
 fn answer_list(
     app: &AppState,
     key: &str,
     path: &str,
-    fields: &[&str],
-    items: Vec<Value>,
+    page: &Ids,
+    views: Vec<Value>,
     query: &Params,
 ) -> Reply {
-    let listing = Listing {
-        service: Service::Network,
-        fields,
-        reserved: &[],
-        default_limit: None,
-        max_limit: 10_000,
-    };
-    let page = listing.page(items, query)?;
-    let last = page.items.last().map(|i| i["id"].clone());
-    let items: Vec<Value> = page.items.into_iter().map(|i| only(i, query)).collect();
+    let items: Vec<Value> = views.into_iter().map(|i| only(i, query)).collect();
     let mut body = json!({key: items});
-    if let (true, Some(Value::String(last))) = (page.more, last) {
-        let mut link = format!("{}/network/v2.0/{path}?marker={last}", app.base_url);
-        if let Some(limit) = query.get("limit") {
-            link.push_str(&format!("&limit={limit}"));
-        }
-        body[format!("{key}_links")] = json!([{"rel": "next", "href": link}]);
+    let reverse = query.flag("page_reverse").unwrap_or(false);
+    let link = |rel: &str, marker: Option<&String>, reverse: Option<&str>| {
+        let changes = [
+            ("marker", marker.map(String::as_str)),
+            ("page_reverse", reverse),
+        ];
+        let again = listing::again(query, &changes);
+        json!({"rel": rel, "href": format!("{}/network/v2.0/{path}?{again}", app.base_url)})
+    };
+    let mut links = Vec::new();
+    if (page.more || reverse) && !page.ids.is_empty() {
+        links.push(link("next", page.ids.last(), None));
+    }
+    let is_behind = query.get("marker").is_some() && !reverse;
+    if ((page.more && reverse) || is_behind) && !page.ids.is_empty() {
+        links.push(link("previous", page.ids.first(), Some("True")));
+    }
+    if !links.is_empty() {
+        body[format!("{key}_links")] = Value::Array(links);
     }
     Ok(ok(body))
 }

@@ -1,39 +1,24 @@
 //! Networks over HTTP.
 
 use super::{
-    Reply, answer_list, bad, created, forbidden, no_content, not_offered, ok, one_or_many, only,
-    project_of,
+    Reply, STYLE, answer_list, bad, created, forbidden, no_content, not_offered, ok, one_or_many,
+    only, project_of,
 };
 use crate::networks::{self, Network};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
+use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
 use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, time, tx};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 
 /// Fields that lists may be filtered and sorted by.
-const FILTERS: &[&str] = &[
-    "id",
-    "name",
-    "description",
-    "admin_state_up",
-    "status",
-    "shared",
-    "project_id",
-    "tenant_id",
-    "router:external",
-    "mtu",
-    "port_security_enabled",
-    "revision_number",
-    "created_at",
-    "updated_at",
+/// What only those are shown who may see how a network is made.
+const PROVIDER: &[&str] = &[
     "provider:network_type",
     "provider:physical_network",
     "provider:segmentation_id",
-    "subnets",
-    "availability_zones",
 ];
 
 const SETTABLE: &[&str] = &[
@@ -183,23 +168,42 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
 
 /// `GET /v2.0/networks`
 pub async fn list(call: Call, query: Params) -> Reply {
-    let (all, subnets) = tx!(call, |tx| [call] {
-        let all = networks::list(tx, &call.context.reach).await?;
-        let mut subnets: HashMap<String, Vec<String>> = HashMap::new();
-        let sql = "SELECT id, network_id FROM subnets ORDER BY created_at, id";
-        for (id, network_id) in tx.query(sql, &[]).await? {
-            subnets.entry(network_id).or_default().push(id);
-        }
-        Ok::<_, ApiError>((all, subnets))
+    let hidden = match call.context.may("network:get_network:provider") {
+        true => &[],
+        false => PROVIDER,
+    };
+    let asked = STYLE.asked(
+        &networks::TABLE,
+        &query,
+        hidden,
+        |name, wanted| match name {
+            "subnets" => {
+                let named = Condition::among("id", wanted.iter().map(|id| (*id).into()));
+                Some(Ok(named.within("n.id", "SELECT network_id FROM subnets")))
+            }
+            // Networks name none.
+            "availability_zones" => Some(Ok(Condition::never())),
+            _ => None,
+        },
+    )?;
+    let (page, found) = tx!(call, |tx| [call, asked] {
+        let project = call.context.reach.project();
+        let visible = networks::visible(project);
+        let page = STYLE.page(tx, &networks::TABLE, &visible, project, &asked).await?;
+        let found = networks::of_page(tx, &page).await?;
+        Ok::<_, ApiError>((page, found))
     })?;
-    let views = all
+    let views = found
         .iter()
-        .map(|n| {
-            let own = subnets.get(&n.id).map(Vec::as_slice).unwrap_or_default();
-            view(&call.context, n, own)
-        })
-        .collect();
-    answer_list(&call.app, "networks", "networks", FILTERS, views, &query)
+        .map(|(n, subnets)| view(&call.context, n, subnets));
+    answer_list(
+        &call.app,
+        "networks",
+        "networks",
+        &page,
+        views.collect(),
+        &query,
+    )
 }
 
 /// `GET /v2.0/networks/{id}`

@@ -1,43 +1,23 @@
 //! Ports over HTTP.
 
 use super::{
-    Reply, answer_list, bad, created, forbidden, no_content, not_offered, ok, one_or_many, only,
-    project_of,
+    Reply, STYLE, answer_list, bad, created, forbidden, no_content, not_offered, ok, one_or_many,
+    only, project_of,
 };
 use crate::networks;
-use crate::ports::{self, Port, WantedAddress, Which};
+use crate::ports::{self, Port, WantedAddress};
 use crate::{addresses, bindings, security_groups};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::body::{self, Fields, clip};
+use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
 use berth_controller_core::{ApiError, AppState, Call, Env, RequestContext, Service, time, tx};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-
-const FILTERS: &[&str] = &[
-    "id",
-    "name",
-    "description",
-    "network_id",
-    "project_id",
-    "tenant_id",
-    "admin_state_up",
-    "status",
-    "mac_address",
-    "device_id",
-    "device_owner",
-    "fixed_ips",
-    "security_groups",
-    "port_security_enabled",
-    "revision_number",
-    "created_at",
-    "updated_at",
-    "binding:host_id",
-    "binding:vnic_type",
-];
 
 const SETTABLE: &[&str] = &[
     "name",
@@ -292,18 +272,54 @@ async fn insert(
 
 /// `GET /v2.0/ports`
 pub async fn list(call: Call, query: Params) -> Reply {
-    let which = match (query.get("id"), call.context.reach.project()) {
-        (Some(id), _) => Which::Id(id.to_owned()),
-        (None, None) => Which::All,
-        (None, Some(project)) => Which::Project(project.to_owned()),
+    let hidden: &[&str] = match call.context.may("network:get_port:binding:host_id") {
+        true => &[],
+        false => &["binding:host_id"],
     };
-    let all = tx!(call, |tx| [which] { Ok::<_, ApiError>(ports::list(tx, &which).await?) })?;
-    let views = all
-        .iter()
-        .filter(|p| call.context.may_see(&p.project_id))
-        .map(|p| view(&call.context, p))
-        .collect();
-    answer_list(&call.app, "ports", "ports", FILTERS, views, &query)
+    let asked = STYLE.asked(&ports::TABLE, &query, hidden, |name, wanted| match name {
+        "fixed_ips" => Some(with_fixed_ips(wanted)),
+        "security_groups" => {
+            let named = Condition::among("group_id", wanted.iter().map(|id| (*id).into()));
+            Some(Ok(
+                named.within("p.id", "SELECT port_id FROM port_security_groups")
+            ))
+        }
+        _ => None,
+    })?;
+    let (page, found) = tx!(call, |tx| [call, asked] {
+        let project = call.context.reach.project();
+        let visible = Condition::owned("p.project_id", project);
+        let page = STYLE.page(tx, &ports::TABLE, &visible, project, &asked).await?;
+        let found = ports::of_page(tx, &page).await?;
+        Ok::<_, ApiError>((page, found))
+    })?;
+    let views = found.iter().map(|p| view(&call.context, p)).collect();
+    answer_list(&call.app, "ports", "ports", &page, views, &query)
+}
+
+/// `fixed_ips=ip_address=10.0.0.5&fixed_ips=subnet_id=…`: one of each key's values, and every key.
+fn with_fixed_ips(wanted: &[&str]) -> Result<Condition, ApiError> {
+    let mut all = Condition::default();
+    let mut by_key: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for text in wanted {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        by_key.entry(key).or_default().push(value);
+    }
+    for (key, values) in by_key {
+        all.and(match key {
+            "ip_address" => ports::with_address(&values),
+            "subnet_id" => Condition::among("subnet_id", values.iter().map(|id| (*id).into()))
+                .within("p.id", "SELECT holder FROM address_allocations"),
+            other => {
+                return Err(bad(format!(
+                    "Invalid input for operation: fixed_ips is filtered by ip_address=… and \
+                     subnet_id=…, not by {}.",
+                    clip(other)
+                )));
+            }
+        });
+    }
+    Ok(all)
 }
 
 /// `GET /v2.0/ports/{id}`

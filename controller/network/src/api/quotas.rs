@@ -1,11 +1,12 @@
 //! Quotas over HTTP: an administrator's to set, a project's to see.
 
-use super::{Reply, answer_list, forbidden, no_content, ok};
+use super::{Reply, STYLE, answer_list, forbidden, no_content, ok};
 use crate::quotas::{self, COUNTED};
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
+use berth_controller_core::listing::{Condition, Direction, Field, Is, Table};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
 use berth_controller_core::{ApiError, Call, RequestContext, Service, params, tx};
@@ -29,27 +30,34 @@ async fn limits(tx: &mut Tx, project: &str) -> Result<Value, ApiError> {
     Ok(Value::Object(all))
 }
 
-/// `GET /v2.0/quotas`: projects whose quotas were set.
+/// Projects whose quotas were set, as they are listed.
+const TABLE: Table = Table {
+    kind: "quota",
+    from: "(SELECT DISTINCT project_id FROM network_quotas) q",
+    id: "q.project_id",
+    owner: "q.project_id",
+    fields: &[
+        Field::new("project_id", "q.project_id", Is::Text),
+        Field::new("tenant_id", "q.project_id", Is::Text),
+    ],
+    order: &[("project_id", Direction::Ascending)],
+};
+
+/// `GET /v2.0/quotas`
 pub async fn list(call: Call, query: Params) -> Reply {
-    let items = tx!(call, |tx| [] {
-        let sql = "SELECT DISTINCT project_id FROM network_quotas ORDER BY project_id";
-        let mut items = Vec::new();
-        for (project,) in tx.query::<(String,)>(sql, &[]).await? {
-            let mut item = limits(tx, &project).await?;
-            item["project_id"] = json!(project);
-            item["tenant_id"] = json!(project);
-            items.push(item);
+    let asked = STYLE.asked(&TABLE, &query, &[], |_, _| None)?;
+    let (page, views) = tx!(call, |tx| [asked] {
+        let page = STYLE.page(tx, &TABLE, &Condition::default(), None, &asked).await?;
+        let mut views = Vec::new();
+        for project in &page.ids {
+            let mut view = limits(tx, project).await?;
+            view["project_id"] = json!(project);
+            view["tenant_id"] = json!(project);
+            views.push(view);
         }
-        Ok::<_, ApiError>(items)
+        Ok::<_, ApiError>((page, views))
     })?;
-    answer_list(
-        &call.app,
-        "quotas",
-        "quotas",
-        &["project_id", "tenant_id"],
-        items,
-        &query,
-    )
+    answer_list(&call.app, "quotas", "quotas", &page, views, &query)
 }
 
 /// `GET /v2.0/quotas/{project}`

@@ -1,45 +1,17 @@
 //! Security groups and rules over HTTP.
 
-use super::{Reply, answer_list, created, no_content, ok, one_or_many, only, project_of};
+use super::{Reply, STYLE, answer_list, created, no_content, ok, one_or_many, only, project_of};
 use crate::networks;
 use crate::quotas;
 use crate::security_groups::{self, Group, Rule};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
+use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
 use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, params, time, tx};
 use serde_json::{Value, json};
-
-const FILTERS: &[&str] = &[
-    "id",
-    "name",
-    "description",
-    "project_id",
-    "tenant_id",
-    "revision_number",
-    "created_at",
-    "updated_at",
-];
-
-const RULE_FILTERS: &[&str] = &[
-    "id",
-    "security_group_id",
-    "direction",
-    "ethertype",
-    "protocol",
-    "port_range_min",
-    "port_range_max",
-    "remote_group_id",
-    "remote_ip_prefix",
-    "description",
-    "project_id",
-    "tenant_id",
-    "revision_number",
-    "created_at",
-    "updated_at",
-];
 
 fn rule_view(rule: &Rule) -> Value {
     json!({
@@ -78,18 +50,23 @@ fn view(group: &Group) -> Value {
 /// `GET /v2.0/security-groups`. A project's default group is made when somebody looks.
 pub async fn list(call: Call, query: Params) -> Reply {
     let env = call.app.env();
-    let groups = tx!(call, |tx| [call, env] {
+    let asked = STYLE.asked(&security_groups::TABLE, &query, &[], |_, _| None)?;
+    let (page, groups) = tx!(call, |tx| [call, env, asked] {
         if !call.context.project_id.is_empty() {
             security_groups::ensure_default(tx, &env, &call.context.project_id).await?;
         }
-        Ok::<_, ApiError>(security_groups::list(tx, call.context.reach.project()).await?)
+        let project = call.context.reach.project();
+        let visible = Condition::owned("g.project_id", project);
+        let page = STYLE.page(tx, &security_groups::TABLE, &visible, project, &asked).await?;
+        let groups = security_groups::of_page(tx, &page).await?;
+        Ok::<_, ApiError>((page, groups))
     })?;
     let views = groups.iter().map(view).collect();
     answer_list(
         &call.app,
         "security_groups",
         "security-groups",
-        FILTERS,
+        &page,
         views,
         &query,
     )
@@ -186,16 +163,21 @@ pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
 
 /// `GET /v2.0/security-group-rules`
 pub async fn list_rules(call: Call, query: Params) -> Reply {
-    let scope = call.context.reach.project().map(str::to_owned);
-    let rules = tx!(call, |tx| [scope] {
-        Ok::<_, ApiError>(security_groups::rules(tx, scope.as_deref()).await?)
+    let asked = STYLE.asked(&security_groups::RULES, &query, &[], |_, _| None)?;
+    let (page, rules) = tx!(call, |tx| [call, asked] {
+        let project = call.context.reach.project();
+        let visible = Condition::owned("r.project_id", project);
+        let page = STYLE.page(tx, &security_groups::RULES, &visible, project, &asked).await?;
+        let rules = security_groups::rules_of_page(tx, &page).await?;
+        Ok::<_, ApiError>((page, rules))
     })?;
     let views = rules.iter().map(rule_view).collect();
+    let path = "security-group-rules";
     answer_list(
         &call.app,
         "security_group_rules",
-        "security-group-rules",
-        RULE_FILTERS,
+        path,
+        &page,
         views,
         &query,
     )
@@ -299,11 +281,7 @@ pub async fn show_rule(call: Call, Path(id): Path<String>, query: Params) -> Rep
 pub async fn delete_rule(call: Call, Path(id): Path<String>) -> Reply {
     tx!(call, |tx| [call, id] {
         load_rule(tx, &call.context, &id).await?;
-        tx.execute(
-            "DELETE FROM security_group_rules WHERE id = $1",
-            params![&id],
-        )
-        .await?;
+        security_groups::delete_rule(tx, &id).await?;
         Ok::<_, ApiError>(())
     })?;
     Ok(no_content())

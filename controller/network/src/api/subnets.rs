@@ -1,7 +1,8 @@
 //! Subnets over HTTP.
 
 use super::{
-    Reply, answer_list, bad, created, forbidden, no_content, not_offered, ok, one_or_many, only,
+    Reply, STYLE, answer_list, bad, created, forbidden, no_content, not_offered, ok, one_or_many,
+    only,
 };
 use crate::networks;
 use crate::subnets::{self, Subnet};
@@ -14,27 +15,7 @@ use berth_controller_core::store::Tx;
 use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, time, tx};
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use std::collections::HashSet;
 use std::net::IpAddr;
-
-const FILTERS: &[&str] = &[
-    "id",
-    "name",
-    "description",
-    "network_id",
-    "project_id",
-    "tenant_id",
-    "ip_version",
-    "cidr",
-    "gateway_ip",
-    "enable_dhcp",
-    "revision_number",
-    "created_at",
-    "updated_at",
-    "subnetpool_id",
-    "ipv6_ra_mode",
-    "ipv6_address_mode",
-];
 
 const SETTABLE: &[&str] = &[
     "name",
@@ -193,9 +174,11 @@ fn parse(app: &AppState, fields: &Fields<'_>) -> Result<Subnet, ApiError> {
         )));
     }
     let gateway = gateway(fields, cidr)?;
-    let pools = pools(fields)?.unwrap_or_else(|| Subnet::default_pools(cidr, gateway));
+    // None is what Neutron's clients say for "as usual".
+    let asked = pools(fields)?.filter(|pools| !pools.is_empty());
+    let pools = asked.unwrap_or_else(|| Subnet::default_pools(cidr, gateway));
     let now = app.clock.now_millis();
-    Ok(Subnet {
+    let subnet = Subnet {
         id: networks::new_id(&*app.rng),
         network_id,
         project_id: String::new(), // the network's, once that is loaded
@@ -209,7 +192,15 @@ fn parse(app: &AppState, fields: &Fields<'_>) -> Result<Subnet, ApiError> {
         revision: 1,
         created_at: now,
         updated_at: now,
-    })
+    };
+    subnet.check()?;
+    if subnet.pools.is_empty() {
+        return Err(bad(format!(
+            "Invalid input for operation: subnet {cidr} has no address for a port beside its gateway: \
+             make it larger, or give it no gateway (gateway_ip null)."
+        )));
+    }
+    Ok(subnet)
 }
 
 /// `POST /v2.0/subnets`, one or several.
@@ -247,19 +238,16 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
 /// `GET /v2.0/subnets`: those of networks that the caller may see; of external networks that
 /// are not shared, only its own.
 pub async fn list(call: Call, query: Params) -> Reply {
-    let all = tx!(call, |tx| [call] {
-        let usable: HashSet<String> = networks::list(tx, &call.context.reach)
-            .await?
-            .into_iter()
-            .filter(|n| n.usable_by(&call.context.reach))
-            .map(|n| n.id)
-            .collect();
-        let mut all = subnets::list(tx, None).await?;
-        all.retain(|s| usable.contains(&s.network_id) || call.context.may_see(&s.project_id));
-        Ok::<_, ApiError>(all)
+    let asked = STYLE.asked(&subnets::TABLE, &query, &[], |_, _| None)?;
+    let (page, found) = tx!(call, |tx| [call, asked] {
+        let project = call.context.reach.project();
+        let visible = subnets::visible(project);
+        let page = STYLE.page(tx, &subnets::TABLE, &visible, project, &asked).await?;
+        let found = subnets::of_page(tx, &page).await?;
+        Ok::<_, ApiError>((page, found))
     })?;
-    let views = all.iter().map(view).collect();
-    answer_list(&call.app, "subnets", "subnets", FILTERS, views, &query)
+    let views = found.iter().map(view).collect();
+    answer_list(&call.app, "subnets", "subnets", &page, views, &query)
 }
 
 /// One, if the caller may see it.

@@ -344,3 +344,185 @@ async fn a_quota_names_its_limit_and_can_be_raised() {
         json!({"limit": 100, "used": 2, "reserved": 0})
     );
 }
+
+/// The path of a link of a list, as a client follows it.
+fn link(list: &Value, key: &str, rel: &str) -> Option<String> {
+    let links = list[format!("{key}_links")].as_array()?;
+    let href = links.iter().find(|l| l["rel"] == rel)?["href"].as_str()?;
+    Some(href.strip_prefix("http://controller.test")?.to_owned())
+}
+
+fn names(list: &Value, key: &str) -> Vec<String> {
+    let all = list[key].as_array().unwrap().iter();
+    all.map(|i| i["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_link_to_the_next_page_is_the_same_query_with_another_marker() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let (mine, other) = (network(&client, "n").await, network(&client, "o").await);
+    for (net, name) in [(&mine, "b"), (&other, "x"), (&mine, "c"), (&mine, "a")] {
+        let body = json!({"port": {"network_id": net, "name": name}});
+        assert_eq!(client.post(PORT, body).await.status, 201);
+    }
+    let query = format!("{PORT}?network_id={mine}&fields=id&fields=name&sort_key=name&limit=2");
+    let first = client.get(&query).await.json();
+    assert_eq!(names(&first, "ports"), ["a", "b"]);
+    assert_eq!(link(&first, "ports", "previous"), None);
+    let next = link(&first, "ports", "next").unwrap();
+    let second = client.get(&next).await.json();
+    assert_eq!(names(&second, "ports"), ["c"]);
+    assert_eq!(second["ports"][0].as_object().unwrap().len(), 2);
+    assert_eq!(link(&second, "ports", "next"), None);
+    // And back, by the link and from the end.
+    let back = link(&second, "ports", "previous").unwrap();
+    assert_eq!(names(&client.get(&back).await.json(), "ports"), ["a", "b"]);
+    let last = client
+        .get(&format!("{query}&page_reverse=True"))
+        .await
+        .json();
+    assert_eq!(names(&last, "ports"), ["b", "c"]);
+}
+
+#[tokio::test]
+async fn a_list_that_is_deleted_page_by_page_is_deleted_whole() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let net = network(&client, "n").await;
+    subnet(&client, &net, "10.0.0.0/24").await;
+    for path in [PORT, SUBNET, NET] {
+        let key = path.rsplit('/').next().unwrap();
+        for n in 0..3 {
+            let body = match key {
+                "ports" => json!({"port": {"network_id": net, "name": n.to_string()}}),
+                "subnets" => {
+                    let cidr = format!("10.1.{n}.0/24");
+                    json!({"subnet": {"network_id": net, "cidr": cidr, "ip_version": 4}})
+                }
+                _ => json!({"network": {"name": n.to_string()}}),
+            };
+            assert_eq!(client.post(path, body).await.status, 201);
+        }
+        let mut query = Some(format!("{path}?limit=1"));
+        let mut deleted = 0;
+        while let Some(page) = query {
+            let list = client.get(&page).await;
+            assert_eq!(list.status, 200, "{page}: {}", list.json());
+            let list = list.json();
+            let id = list[key][0]["id"].as_str().unwrap();
+            assert_eq!(client.delete(&format!("{path}/{id}")).await.status, 204);
+            deleted += 1;
+            query = link(&list, key, "next");
+        }
+        assert!(deleted >= 3, "{key}");
+        let left = client.get(path).await.json();
+        assert_eq!(left[key], json!([]), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn others_subnets_are_neither_listed_nor_filtered_by() {
+    let app = app().await;
+    let admin = Client::admin(&app).await;
+    let (alice, _) = admin.member("alice").await;
+    let (bob, _) = admin.member("bob").await;
+    let (hers, his) = (network(&alice, "a").await, network(&bob, "b").await);
+    let own = subnet(&alice, &hers, "10.0.0.0/24").await;
+    let others = subnet(&bob, &his, "10.0.0.0/24").await;
+    let shared = network(&admin, "s").await;
+    let change = json!({"network": {"shared": true}});
+    admin.put(&format!("{NET}/{shared}"), change).await;
+    subnet(&admin, &shared, "10.0.0.0/24").await;
+    let list = alice.get(SUBNET).await.json();
+    assert_eq!(list["subnets"].as_array().unwrap().len(), 2);
+    let marker = |subnet: &Value| format!("{SUBNET}?marker={}", subnet["id"].as_str().unwrap());
+    assert_eq!(alice.get(&marker(&own)).await.status, 200);
+    assert_eq!(alice.get(&marker(&others)).await.status, 400);
+    let port = json!({"port": {"network_id": his}});
+    let port = bob.post(PORT, port).await.json();
+    let address = port["port"]["fixed_ips"][0]["ip_address"].as_str().unwrap();
+    let by_address = format!("{PORT}?fixed_ips=ip_address={address}");
+    let found = bob.get(&by_address).await.json();
+    assert_eq!(found["ports"].as_array().unwrap().len(), 1);
+    assert_eq!(alice.get(&by_address).await.json()["ports"], json!([]));
+    // Where it is bound is the administrator's to know.
+    let by_host = format!("{PORT}?binding:host_id=");
+    assert_eq!(bob.get(&by_host).await.json()["ports"], json!([]));
+    let by_host = admin.get(&by_host).await.json();
+    assert_eq!(by_host["ports"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn no_pools_asked_for_are_the_usual_ones_and_none_set_are_none() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let net = network(&client, "n").await;
+    let body = json!({"subnet": {"network_id": net, "cidr": "10.0.0.0/24", "ip_version": 4,
+                                 "allocation_pools": []}});
+    let made = client.post(SUBNET, body).await.json();
+    let usual = json!([{"start": "10.0.0.2", "end": "10.0.0.254"}]);
+    assert_eq!(made["subnet"]["allocation_pools"], usual);
+    let path = format!("{SUBNET}/{}", made["subnet"]["id"].as_str().unwrap());
+    let none = json!({"subnet": {"allocation_pools": []}});
+    let set = client.put(&path, none).await;
+    assert_eq!(set.status, 200, "{}", set.json());
+    assert_eq!(set.json()["subnet"]["allocation_pools"], json!([]));
+    let port = json!({"port": {"network_id": net}});
+    assert_eq!(client.post(PORT, port).await.status, 409);
+}
+
+#[tokio::test]
+async fn a_subnet_is_one_that_hosts_can_be_in_or_is_refused_with_why() {
+    let app = app().await;
+    let client = Client::admin(&app).await;
+    let net = network(&client, "n").await;
+    let make = async |cidr: &str, more: Value| {
+        let mut body = json!({"network_id": net, "cidr": cidr});
+        for (key, value) in more.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        client.post(SUBNET, json!({"subnet": body})).await
+    };
+    for (cidr, why) in [
+        ("0.1.0.0/16", "this network"),
+        ("127.1.0.0/16", "loopback"),
+        ("169.254.0.0/16", "link-local"),
+        ("224.0.0.0/8", "multicast"),
+        ("239.0.0.0/24", "multicast"),
+        ("240.0.0.0/24", "reserved"),
+        // It holds two of them.
+        ("192.0.0.0/2", "multicast"),
+        ("::/64", "unspecified"),
+        ("fe80::/64", "link-local"),
+        ("ff00::/8", "multicast"),
+        ("10.0.0.0/31", "enable_dhcp"),
+        ("10.0.0.0/32", "enable_dhcp"),
+        ("2001:db8::/127", "enable_dhcp"),
+    ] {
+        let answer = make(cidr, json!({})).await;
+        assert_eq!(answer.status, 400, "{cidr}");
+        assert!(answer.text().contains(why), "{cidr}: {}", answer.text());
+    }
+    let answer = make("10.0.0.0/32", json!({"enable_dhcp": false})).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("gateway_ip null"));
+    // What is taken has addresses for ports.
+    for (cidr, more, address) in [
+        ("10.0.1.0/31", json!({"enable_dhcp": false}), "10.0.1.1"),
+        (
+            "10.0.1.2/32",
+            json!({"enable_dhcp": false, "gateway_ip": null}),
+            "10.0.1.2",
+        ),
+        ("10.0.1.4/30", json!({"gateway_ip": null}), "10.0.1.6"),
+    ] {
+        let made = make(cidr, more).await;
+        assert_eq!(made.status, 201, "{cidr}: {}", made.text());
+        let fixed = json!([{"subnet_id": made.json()["subnet"]["id"]}]);
+        let port = json!({"port": {"network_id": net, "fixed_ips": fixed}});
+        let port = client.post(PORT, port).await.json();
+        assert_eq!(port["port"]["fixed_ips"][0]["ip_address"], address);
+    }
+}

@@ -67,6 +67,11 @@ async fn cloud() -> Cloud {
                 )
                 .await?;
                 tx.execute(
+                    "INSERT INTO host_beats (host_id, beat, seen_at, copied) VALUES ($1, 1, $2, $2)",
+                    params![HOST, now],
+                )
+                .await?;
+                tx.execute(
                     "INSERT INTO images (id, owner, name, status, visibility, disk_format, \
                      container_format, min_disk, min_ram, protected, hidden, size, sha512, tags, \
                      properties, created_at, updated_at) \
@@ -125,6 +130,15 @@ fn message(answer: &Answer) -> String {
 const SERVERS: &str = "/compute/v2.1/servers";
 
 impl Cloud {
+    async fn execute(&self, sql: &'static str, id: &str) {
+        let id = id.to_owned();
+        let done = self.app.store.tx::<_, StoreError, _>(|tx| {
+            let id = id.clone();
+            Box::pin(async move { tx.execute(sql, params![id]).await })
+        });
+        assert_eq!(done.await.unwrap(), 1, "{sql}");
+    }
+
     fn server(&self, name: &str) -> Value {
         json!({"server": {
             "name": name, "imageRef": self.image, "flavorRef": "1",

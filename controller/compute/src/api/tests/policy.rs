@@ -210,7 +210,10 @@ fn path_for(template: &str, persona: &Persona, verdict: Verdict, project: &str) 
             t if t.contains("/domains/{id}") => "default",
             _ => project,
         };
-        path = path.replace("{id}", own);
+        path = match template.contains("/users/{user}/application_credentials") {
+            true => path.replace("{user}", &persona.user),
+            false => path.replace("{id}", own),
+        };
         if template.ends_with("/role_assignments") {
             path.push_str(&format!("?user.id={}", persona.user));
         }
@@ -346,6 +349,8 @@ fn body_of(method: &str, template: &str) -> Value {
         ("PATCH", "/image/v2/images/{id}") => {
             json!([{"op": "replace", "path": "/name", "value": "theirs"}])
         }
+        ("POST", "/image/v2/images/{id}/members") => json!({"member": "theirs"}),
+        ("PUT", "/image/v2/images/{id}/members/{member}") => json!({"status": "accepted"}),
         _ => Value::Null,
     }
 }
@@ -381,7 +386,7 @@ async fn what_a_project_has_is_out_of_anothers_reach_by_every_route() {
                 (
                     "x-openstack-nova-api-version",
                     if template.contains("tags") {
-                        "2.60"
+                        "2.96"
                     } else {
                         "2.1"
                     },

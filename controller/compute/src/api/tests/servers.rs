@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What the client sends that wants the newest microversion.
+const NEWEST: (&str, &str) = ("openstack-api-version", "compute latest");
+
 #[tokio::test]
 async fn another_projects_server_is_not_there() {
     let cloud = cloud().await;
@@ -240,4 +243,84 @@ async fn lists_are_filtered_sorted_and_paged() {
             .status,
         200
     );
+}
+
+#[tokio::test]
+async fn a_page_begins_behind_a_server_that_was_deleted_or_left_the_filter() {
+    let cloud = cloud().await;
+    for name in ["web-1", "web-2", "web-3", "db"] {
+        cloud.created(name).await;
+    }
+    // Three, of which SQL can say all, and one that is matched on the rows.
+    for query in ["?", "?name=web&", "?status=BUILD&", "?name=web-[0-9]&"] {
+        let first = format!("{SERVERS}{query}limit=1&sort_key=display_name");
+        let first = cloud.member.get(&first).await.json();
+        let id = text(&first["servers"][0]["id"]);
+        let next = text(&first["servers_links"][0]["href"]);
+        let next = next.strip_prefix("http://controller.test").unwrap();
+        let before = cloud.member.get(next).await.json();
+        // Gone for good, or no server of the list any more.
+        for sql in [
+            "UPDATE instances SET deleted_at = 1, vm_state = 'deleted', name = 'web-3' WHERE id = $1",
+            "UPDATE instances SET deleted_at = NULL, vm_state = 'error' WHERE id = $1",
+        ] {
+            cloud.execute(sql, &id).await;
+            let after = cloud.member.get(next).await;
+            assert_eq!(after.status, 200, "{next}: {}", after.json());
+            assert_eq!(after.json()["servers"], before["servers"], "{next}");
+        }
+        cloud
+            .execute(
+                "UPDATE instances SET vm_state = 'building' WHERE id = $1",
+                &id,
+            )
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn keypairs_and_flavors_are_deleted_page_by_page() {
+    let cloud = cloud().await;
+    for name in ["a", "b", "c"] {
+        let body = json!({"keypair": {"name": name}});
+        let made = cloud.member.post("/compute/v2.1/os-keypairs", body).await;
+        assert_eq!(made.status, 200);
+    }
+    let mut names = String::new();
+    let mut query = Some("/compute/v2.1/os-keypairs?limit=1".to_owned());
+    while let Some(page) = query {
+        let list = cloud.member.send("GET", &page, None, &[NEWEST]).await;
+        assert_eq!(list.status, 200, "{page}: {}", list.json());
+        let list = list.json();
+        if let Some(name) = list["keypairs"][0]["keypair"]["name"].as_str() {
+            names.push_str(name);
+            let path = format!("/compute/v2.1/os-keypairs/{name}");
+            let gone = cloud.member.send("DELETE", &path, None, &[NEWEST]).await;
+            assert_eq!(gone.status, 204);
+        }
+        let next = list["keypairs_links"][0]["href"].as_str();
+        query = next.map(|href| {
+            href.strip_prefix("http://controller.test")
+                .unwrap()
+                .to_owned()
+        });
+    }
+    assert_eq!(names, "abc");
+    let first = cloud
+        .admin
+        .get("/compute/v2.1/flavors?limit=1")
+        .await
+        .json();
+    let id = text(&first["flavors"][0]["id"]);
+    let next = text(&first["flavors_links"][0]["href"]);
+    let next = next.strip_prefix("http://controller.test").unwrap();
+    let before = cloud.member.get(next).await.json();
+    let gone = cloud
+        .admin
+        .delete(&format!("/compute/v2.1/flavors/{id}"))
+        .await;
+    assert_eq!(gone.status, 202);
+    assert_eq!(cloud.member.get(next).await.json(), before);
+    let never = cloud.member.get("/compute/v2.1/flavors?marker=never").await;
+    assert_eq!(never.status, 400);
 }
