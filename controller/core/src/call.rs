@@ -15,6 +15,18 @@ macro_rules! tx {
         }).await
     };
 }
+
+/// As [`tx!`], for what only reads ([`Store::read`](crate::store::Store::read)).
+#[macro_export]
+macro_rules! read {
+    ($call:expr, |$tx:ident| [$($name:ident),*] $body:block) => {
+        $call.app.store.read(|$tx| {
+            $(let $name = $name.clone();)*
+            Box::pin(async move $body)
+        }).await
+    };
+}
+
 /// The application, and who asks.
 #[derive(Clone)]
 pub struct Call {

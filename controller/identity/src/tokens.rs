@@ -116,7 +116,7 @@ pub async fn validate(app: &AppState, secret: &str) -> Result<Token, ApiError> {
     let hash = secret::digest(secret);
     let now = app.clock.now_millis();
     app.store
-        .tx(|tx| {
+        .read(|tx| {
             let hash = hash.clone();
             Box::pin(async move { load(tx, &hash, now).await })
         })

@@ -1,11 +1,12 @@
 //! Images: what a killed controller left of an upload is ended, and its files are removed.
 //!
-//! An upload says every [`SIGN_INTERVAL`] that it goes on. One that has not for [`SILENCE_MS`]
+//! An upload says every [`SIGN_INTERVAL`] that it goes on. One that has not for [`SILENCE`] beats
 //! has no process any more: its connection died with it, so that its client knows, and its image
 //! waits for data again. Should its process only have stood still, it finds that the image is no
 //! longer its own, and ends. And rights to images of operations that are over.
 //!
 //! [`SIGN_INTERVAL`]: crate::records::SIGN_INTERVAL
+//! [`beat`]: berth_controller_core::beat
 
 use crate::{files, records};
 use berth_controller_core::AppState;
@@ -13,8 +14,8 @@ use berth_controller_core::store::StoreError;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-/// Milliseconds of silence after which an upload is over: ten of its signs did not come.
-const SILENCE_MS: i64 = 300_000;
+/// Beats ([`beat`]) of silence after which an upload is over: ten of its signs did not come.
+const SILENCE: i64 = 300;
 
 /// Ends the uploads that nobody carries on.
 ///
@@ -24,7 +25,7 @@ pub async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
     let now = app.clock.now_millis();
     let ended = app
         .store
-        .tx(|tx| Box::pin(records::end_silent_uploads(tx, now - SILENCE_MS, now)))
+        .tx(|tx| Box::pin(records::end_silent_uploads(tx, SILENCE, now)))
         .await?;
     if ended > 0 {
         tracing::warn!(
@@ -132,8 +133,24 @@ mod tests {
         let client = Client::admin(&app).await;
         let now = app.clock.now_millis();
         let (dead, alive) = (queued(&client).await, queued(&client).await);
-        begin(&app, dead, now - SILENCE_MS - 1).await;
+        // By a controller whose clock is a day ahead, and one whose is a day behind.
+        begin(&app, dead, now + 86_400_000).await;
         begin(&app, alive, now).await;
+        assert_eq!(reconcile(&app).await.unwrap(), 0);
+        let later = app.store.tx::<_, StoreError, _>(|tx| {
+            Box::pin(async move {
+                let sql = "UPDATE beats SET beat = beat + $1";
+                tx.execute(sql, params![SILENCE + 1]).await
+            })
+        });
+        later.await.unwrap();
+        let sign = app.store.tx(|tx| {
+            Box::pin(async move {
+                let upload = "of a controller that died";
+                records::upload_goes_on(tx, &alive.to_string(), upload, now - 86_400_000).await
+            })
+        });
+        assert!(sign.await.unwrap());
         assert_eq!(reconcile(&app).await.unwrap(), 1);
         for (id, status) in [(dead, "queued"), (alive, "saving")] {
             let shown = client.get(&format!("/image/v2/images/{id}")).await.json();

@@ -365,14 +365,30 @@ pub async fn upload_failed(
     Ok(())
 }
 
-/// Ends uploads that gave no sign since `before`; tells how many.
+/// Ends uploads that have given no sign for more than `beats` beats; tells how many. A sign is any change of
+/// `updated_at`, whatever the clock of the controller that gave it says.
 ///
 /// # Errors
 /// The store's.
-pub async fn end_silent_uploads(tx: &mut Tx, before: i64, now: i64) -> Result<u64, StoreError> {
+pub async fn end_silent_uploads(tx: &mut Tx, beats: i64, now: i64) -> Result<u64, StoreError> {
+    tx.execute(
+        "INSERT INTO upload_beats (image_id, beat, said_at) SELECT i.id, c.beat, i.updated_at \
+         FROM beats c, images i LEFT JOIN upload_beats u ON u.image_id = i.id \
+         WHERE i.status = 'saving' AND (u.said_at IS NULL OR u.said_at <> i.updated_at) \
+         ON CONFLICT (image_id) DO UPDATE SET beat = excluded.beat, said_at = excluded.said_at",
+        &[],
+    )
+    .await?;
+    tx.execute(
+        "DELETE FROM upload_beats \
+         WHERE image_id NOT IN (SELECT id FROM images WHERE status = 'saving')",
+        &[],
+    )
+    .await?;
     let sql = "UPDATE images SET status = 'queued', upload = NULL, updated_at = $1 \
-               WHERE status = 'saving' AND updated_at < $2";
-    tx.execute(sql, params![now, before]).await
+               WHERE status = 'saving' AND id IN (SELECT u.image_id FROM upload_beats u, beats c \
+               WHERE c.beat - u.beat > $2)";
+    tx.execute(sql, params![now, beats]).await
 }
 
 /// Every image's id and checksum, and the ids of those that were deleted.

@@ -30,6 +30,7 @@ pub mod security_groups;
 pub mod servers;
 pub mod strays;
 pub mod subnets;
+pub(crate) mod tags;
 
 pub use bindings::{activate, bind, unbind};
 pub use documents::{host_document, port_specs};

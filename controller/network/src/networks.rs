@@ -2,6 +2,7 @@
 
 use super::errors::{conflict, not_found};
 use super::quotas;
+use super::tags::{self, Kind, Tagged};
 use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, params, policy::Reach, row};
@@ -84,6 +85,21 @@ row! {
         pub created_at: i64,
         /// Unix milliseconds.
         pub updated_at: i64,
+    } beside {
+        /// Its tags, where they are shown.
+        pub tags: Vec<String>,
+    }
+}
+
+impl Tagged for Network {
+    const KIND: Kind = Kind::Networks;
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn tags(&mut self) -> &mut Vec<String> {
+        &mut self.tags
     }
 }
 
@@ -113,7 +129,8 @@ pub(crate) async fn of_page(
     page: &Ids,
 ) -> Result<Vec<(Network, Vec<String>)>, StoreError> {
     let (sql, values) = page.among("id").statement("SELECT * FROM networks", "");
-    let networks: Vec<Network> = tx.query(&sql, &values).await?;
+    let mut networks: Vec<Network> = tx.query(&sql, &values).await?;
+    tags::fill(tx, &mut networks).await?;
     let (sql, values) = page.among("network_id").statement(
         "SELECT network_id, id FROM subnets",
         "ORDER BY created_at, id",
@@ -241,6 +258,15 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
     }
     let own = Condition::new("s.network_id = ?", [id.into()]);
     markers::keep(tx, &super::subnets::TABLE, &own).await?;
+    let its = Condition::new("s.network_id = ?", [id.into()]);
+    let its = its.within("resource_id", "SELECT s.id FROM subnets s");
+    tags::clear(tx, Kind::Subnets, its).await?;
+    tags::clear(
+        tx,
+        Kind::Networks,
+        Condition::new("resource_id = ?", [id.into()]),
+    )
+    .await?;
     markers::keep(tx, &TABLE, &Condition::new("n.id = ?", [id.into()])).await?;
     for sql in [
         "DELETE FROM address_allocations WHERE subnet_id IN \

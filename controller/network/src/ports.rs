@@ -5,6 +5,7 @@ use super::errors::{conflict, invalid, not_found};
 use super::networks::Network;
 use super::quotas;
 use super::subnets::{self, Subnet};
+use super::tags::{self, Kind, Tagged};
 use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{Parsed, StoreError, Tx};
 use berth_controller_core::{ApiError, params, policy::Reach, row};
@@ -110,6 +111,20 @@ row! {
         pub fixed_ips: Vec<(String, IpAddr)>,
         /// Security groups.
         pub groups: Vec<String>,
+        /// Its tags, where they are shown.
+        pub tags: Vec<String>,
+    }
+}
+
+impl Tagged for Port {
+    const KIND: Kind = Kind::Ports;
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn tags(&mut self) -> &mut Vec<String> {
+        &mut self.tags
     }
 }
 
@@ -156,7 +171,8 @@ pub async fn list(tx: &mut Tx, which: &Which) -> Result<Vec<Port>, StoreError> {
 /// # Errors
 /// The store's.
 pub(crate) async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Port>, StoreError> {
-    let found = of(tx, &page.among("p.id")).await?;
+    let mut found = of(tx, &page.among("p.id")).await?;
+    tags::fill(tx, &mut found).await?;
     Ok(page.in_order(found, |port| port.id.clone()))
 }
 
@@ -405,6 +421,12 @@ pub async fn update(tx: &mut Tx, port: &Port) -> Result<(), ApiError> {
 /// The store's.
 pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
     markers::keep(tx, &TABLE, &Condition::new("p.id = ?", [id.into()])).await?;
+    tags::clear(
+        tx,
+        Kind::Ports,
+        Condition::new("resource_id = ?", [id.into()]),
+    )
+    .await?;
     addresses::give_back(tx, id).await?;
     for sql in [
         "DELETE FROM port_security_groups WHERE port_id = $1",

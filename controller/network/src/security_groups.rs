@@ -3,6 +3,7 @@
 
 use super::errors::{conflict, invalid, not_found};
 use super::quotas;
+use super::tags::{self, Kind, Tagged};
 use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, Env, params, row};
@@ -82,6 +83,20 @@ row! {
     } beside {
         /// What it lets pass.
         pub rules: Vec<Rule>,
+        /// Its tags, where they are shown.
+        pub tags: Vec<String>,
+    }
+}
+
+impl Tagged for Group {
+    const KIND: Kind = Kind::SecurityGroups;
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn tags(&mut self) -> &mut Vec<String> {
+        &mut self.tags
     }
 }
 
@@ -155,7 +170,8 @@ pub async fn list(tx: &mut Tx, project: Option<&str>) -> Result<Vec<Group>, Stor
 /// # Errors
 /// The store's.
 pub(crate) async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Group>, StoreError> {
-    let found = of(tx, &page.among("g.id")).await?;
+    let mut found = of(tx, &page.among("g.id")).await?;
+    tags::fill(tx, &mut found).await?;
     Ok(page.in_order(found, |group| group.id.clone()))
 }
 
@@ -267,6 +283,7 @@ pub async fn create(
         created_at: now,
         updated_at: now,
         rules: Vec::new(),
+        tags: Vec::new(),
     };
     tx.execute(
         "INSERT INTO security_groups (id, project_id, name, description, is_default, revision, \
@@ -447,6 +464,8 @@ pub async fn delete(tx: &mut Tx, group: &Group, may_default: bool) -> Result<(),
     );
     markers::keep(tx, &RULES, &rules).await?;
     markers::keep(tx, &TABLE, &Condition::new("g.id = ?", [named.into()])).await?;
+    let own = Condition::new("resource_id = ?", [named.into()]);
+    tags::clear(tx, Kind::SecurityGroups, own).await?;
     for sql in [
         "DELETE FROM security_group_rules WHERE group_id = $1 OR remote_group_id = $1",
         "DELETE FROM security_groups WHERE id = $1",

@@ -167,6 +167,7 @@ async fn make_port(
         updated_at: now,
         fixed_ips: Vec::new(),
         groups,
+        tags: Vec::new(),
     };
     let wanted = request.fixed_ip.map(|address| {
         vec![WantedAddress {

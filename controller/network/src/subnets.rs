@@ -3,6 +3,7 @@
 use super::addresses::{self, DHCP};
 use super::errors::{conflict, invalid, not_found};
 use super::quotas;
+use super::tags::{self, Kind, Tagged};
 use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
 use berth_controller_core::store::{FromRow, Json, Parsed, Row, StoreError, Tx};
 use berth_controller_core::{ApiError, params, row};
@@ -87,6 +88,20 @@ pub struct Subnet {
     pub created_at: i64,
     /// Unix milliseconds.
     pub updated_at: i64,
+    /// Its tags, where they are shown.
+    pub tags: Vec<String>,
+}
+
+impl Tagged for Subnet {
+    const KIND: Kind = Kind::Subnets;
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn tags(&mut self) -> &mut Vec<String> {
+        &mut self.tags
+    }
 }
 
 /// Without its pools, which are rows of their own.
@@ -107,6 +122,7 @@ impl FromRow for Subnet {
             revision: row.get("revision")?,
             created_at: row.get("created_at")?,
             updated_at: row.get("updated_at")?,
+            tags: Vec::new(),
         })
     }
 }
@@ -268,7 +284,8 @@ pub async fn list(tx: &mut Tx, network_id: &str) -> Result<Vec<Subnet>, StoreErr
 /// # Errors
 /// The store's.
 pub(crate) async fn of_page(tx: &mut Tx, page: &Ids) -> Result<Vec<Subnet>, StoreError> {
-    let found = which(tx, &page.among("s.id")).await?;
+    let mut found = which(tx, &page.among("s.id")).await?;
+    tags::fill(tx, &mut found).await?;
     Ok(page.in_order(found, |subnet| subnet.id.clone()))
 }
 
@@ -416,6 +433,12 @@ pub async fn delete(tx: &mut Tx, id: &str) -> Result<(), ApiError> {
         ));
     }
     markers::keep(tx, &TABLE, &Condition::new("s.id = ?", [id.into()])).await?;
+    tags::clear(
+        tx,
+        Kind::Subnets,
+        Condition::new("resource_id = ?", [id.into()]),
+    )
+    .await?;
     for sql in [
         "DELETE FROM address_allocations WHERE subnet_id = $1",
         "DELETE FROM subnet_pools WHERE subnet_id = $1",

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a handler gives.
 pub type Reply = Result<Response, ApiError>;
 
-pub(super) use berth_controller_core::tx;
+pub(super) use berth_controller_core::{read, tx};
 
 /// One call of the API: the application, who asks, and in which microversion.
 #[derive(Clone)]

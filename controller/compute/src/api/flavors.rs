@@ -2,7 +2,7 @@
 
 use super::common::{
     Call, Reply, answer, bad, boolean, conflict, description, name, not_found, object, ok,
-    opt_name, status, tx, within,
+    opt_name, read, status, tx, within,
 };
 use super::render::{Field, render};
 use super::servers::next_link;
@@ -117,7 +117,7 @@ async fn list(call: Call, params: Params, detail: bool) -> Reply {
         limit: limit.unwrap_or(listing::MAX_LIMIT),
         reverse: false,
     };
-    let (page, next) = tx!(call, |tx| [call, asked] {
+    let (page, next) = read!(call, |tx| [call, asked] {
         let project = call.context.reach.project();
         let page = TABLE.page(tx, &flavors::visible(project), project, &asked).await;
         let page = page.map_err(|why| listing::refused(why, &asked))?;
@@ -160,7 +160,7 @@ fn order(params: &Params) -> Result<Vec<(Column, Direction)>, ApiError> {
 
 /// `GET /flavors/{id}`
 pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
-    let flavor = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let flavor = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     ok(json!({"flavor": show_one(&call, flavor)}))
 }
 
@@ -294,7 +294,7 @@ pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
 
 /// `GET /flavors/{id}/os-extra_specs`
 pub async fn specs(call: Call, Path(id): Path<String>) -> Reply {
-    let flavor = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let flavor = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     ok(json!({"extra_specs": flavor.extra_specs}))
 }
 
@@ -337,7 +337,7 @@ pub async fn specs_merge(call: Call, Path(id): Path<String>, bytes: Bytes) -> Re
 
 /// `GET /flavors/{id}/os-extra_specs/{key}`
 pub async fn spec(call: Call, Path((id, key)): Path<(String, String)>) -> Reply {
-    let flavor = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let flavor = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     match flavor.extra_specs.get(&key) {
         Some(value) => ok(json!({ key: value })),
         None => Err(no_spec(&id, &key)),
@@ -388,7 +388,7 @@ fn access_list(id: &str, projects: &[String]) -> Value {
 
 /// `GET /flavors/{id}/os-flavor-access`
 pub async fn access(call: Call, Path(id): Path<String>) -> Reply {
-    let projects = tx!(call, |tx| [call, id] {
+    let projects = read!(call, |tx| [call, id] {
         let flavor = find(tx, &call, &id).await?;
         if flavor.is_public {
             return Err(not_found("Access list not available for public flavors."));

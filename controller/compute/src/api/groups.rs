@@ -1,7 +1,8 @@
 //! `/os-server-groups`: up to 2.63 with a list of one policy, since 2.64 with one, and its rules.
 
 use super::common::{
-    Call, Reply, bad, forbidden, name, not_found, object, ok, status, tx, unsupported, uuid, within,
+    Call, Reply, bad, forbidden, name, not_found, object, ok, read, status, tx, unsupported, uuid,
+    within,
 };
 use super::microversion::Microversion;
 use super::render::{Field, render};
@@ -91,7 +92,7 @@ pub async fn index(call: Call, params: Params) -> Reply {
     let every = "os_compute_api:os-server-groups:index:all_projects";
     let all = params.get("all_projects").is_some() && call.context.may(every);
     let project = (!all).then(|| call.context.project_id.clone());
-    let groups = tx!(call, |tx| [project] { groups::list(tx, project.as_deref()).await })?;
+    let groups = read!(call, |tx| [project] { groups::list(tx, project.as_deref()).await })?;
     let limit = params.limit(berth_controller_core::Service::Compute, listing::MAX_LIMIT)?;
     let offset = params.get("offset").map_or(Ok(0), |text| {
         text.parse::<usize>()
@@ -108,7 +109,7 @@ pub async fn index(call: Call, params: Params) -> Reply {
 
 /// `GET /os-server-groups/{id}`
 pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
-    let group = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let group = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     ok(json!({"server_group": shown(&call, &group)}))
 }
 

@@ -3,7 +3,7 @@
 //!
 //! What is used of a host is the sum of its claims.
 
-use super::common::{Call, Reply, not_found, ok, tx, unsupported};
+use super::common::{Call, Reply, not_found, ok, read, unsupported};
 use super::microversion::Microversion;
 use axum::extract::Path;
 use berth_controller_core::body::clip;
@@ -117,7 +117,7 @@ pub async fn zones_detail(call: Call) -> Reply {
 }
 
 async fn zone_list(call: Call, detail: bool) -> Reply {
-    let all = tx!(call, |tx| [call] { hosts(tx, &call).await })?;
+    let all = read!(call, |tx| [call] { hosts(tx, &call).await })?;
     let mut zones: BTreeMap<&str, Vec<&Host>> = BTreeMap::new();
     for host in &all {
         zones

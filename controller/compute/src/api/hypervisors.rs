@@ -1,6 +1,6 @@
 //! Hypervisors: each host is one, with its capacity and what is used of it.
 
-use super::common::{Call, Reply, bad, not_found, ok, tx, unsupported};
+use super::common::{Call, Reply, bad, not_found, ok, read, unsupported};
 use super::hosts::{Host, hosts};
 use super::microversion::Microversion;
 use super::render::{Field, render};
@@ -118,7 +118,7 @@ pub async fn hypervisors_detail(call: Call, params: Params) -> Reply {
 
 async fn hypervisor_list(call: Call, params: Params, detail: bool) -> Reply {
     let with_servers = call.since(53) && params.flag("with_servers") == Some(true);
-    let mut all = tx!(call, |tx| [call] {
+    let mut all = read!(call, |tx| [call] {
         let mut all = hosts(tx, &call).await?;
         if with_servers {
             add_servers(tx, &mut all).await?;
@@ -188,7 +188,7 @@ async fn add_servers(tx: &mut Tx, hosts: &mut [Host]) -> Result<(), StoreError> 
 
 /// The one with this id.
 async fn find(call: &Call, id: &str, with_servers: bool) -> Result<Host, ApiError> {
-    let all = tx!(call, |tx| [call] {
+    let all = read!(call, |tx| [call] {
         let mut all = hosts(tx, &call).await?;
         if with_servers {
             add_servers(tx, &mut all).await?;
@@ -223,7 +223,7 @@ pub async fn uptime(call: Call, Path(id): Path<String>) -> Reply {
 /// `GET /os-hypervisors/statistics`: the sum of all enabled hosts.
 pub async fn statistics(call: Call) -> Reply {
     call.only_in(1, 87)?;
-    let all = tx!(call, |tx| [call] { hosts(tx, &call).await })?;
+    let all = read!(call, |tx| [call] { hosts(tx, &call).await })?;
     let enabled: Vec<&Host> = all.iter().filter(|h| h.enabled).collect();
     let mut sums = Map::new();
     for name in [

@@ -2,7 +2,8 @@
 //! made here, answered once and forgotten.
 
 use super::common::{
-    Call, Reply, answer, bad, conflict, forbidden, name, not_found, object, ok, status, tx, within,
+    Call, Reply, answer, bad, conflict, forbidden, name, not_found, object, ok, read, status, tx,
+    within,
 };
 use super::render::{Field, render};
 use super::servers::next_link;
@@ -92,7 +93,7 @@ pub async fn index(call: Call, params: Params) -> Reply {
         limit,
         reverse: false,
     };
-    let (page, next) = tx!(call, |tx| [user, asked] {
+    let (page, next) = read!(call, |tx| [user, asked] {
         let visible = Condition::owned("k.user_id", Some(&user));
         let page = TABLE.page(tx, &visible, Some(&user), &asked).await;
         let page = page.map_err(|why| listing::refused(why, &asked))?;
@@ -119,7 +120,7 @@ pub async fn index(call: Call, params: Params) -> Reply {
 /// `GET /os-keypairs/{name}`
 pub async fn show(call: Call, Path(name): Path<String>, params: Params) -> Reply {
     let user = user(&call, params.get("user_id"))?;
-    let key = tx!(call, |tx| [user, name] { keypairs::get(tx, &user, &name).await })?;
+    let key = read!(call, |tx| [user, name] { keypairs::get(tx, &user, &name).await })?;
     let Some(key) = key else {
         return Err(missing(&user, &name));
     };

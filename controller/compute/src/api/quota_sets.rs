@@ -1,6 +1,6 @@
 //! `/limits`, `/os-quota-sets`, `/os-simple-tenant-usage`: what a project may use, and does.
 
-use super::common::{Call, Reply, bad, boolean, forbidden, object, ok, status, tx, within};
+use super::common::{Call, Reply, bad, boolean, forbidden, object, ok, read, status, tx, within};
 use super::render::{Field, render};
 use crate::instances::{self, Instance};
 use crate::{groups, quotas};
@@ -68,7 +68,7 @@ pub async fn limits(call: Call, params: Params) -> Reply {
         Some(other) => other.to_owned(),
         None => own,
     };
-    let limits = tx!(call, |tx| [project] {
+    let limits = read!(call, |tx| [project] {
         Ok::<_, ApiError>(Limits {
             limits: quotas::limits(tx, &project).await?,
             usage: quotas::usage(tx, &project).await?,
@@ -131,7 +131,7 @@ fn may_see(call: &Call, project: &str) -> Result<(), ApiError> {
 /// `GET /os-quota-sets/{project}`
 pub async fn show(call: Call, Path(project): Path<String>) -> Reply {
     may_see(&call, &project)?;
-    let limits = tx!(call, |tx| [project] { quotas::limits(tx, &project).await })?;
+    let limits = read!(call, |tx| [project] { quotas::limits(tx, &project).await })?;
     let mut set = quota_set(&call, &limits);
     set.insert("id".into(), json!(project));
     ok(json!({ "quota_set": set }))
@@ -147,7 +147,7 @@ pub async fn defaults(call: Call, Path(project): Path<String>) -> Reply {
 /// `GET /os-quota-sets/{project}/detail`
 pub async fn detail(call: Call, Path(project): Path<String>) -> Reply {
     may_see(&call, &project)?;
-    let (limits, usage, groups) = tx!(call, |tx| [project] {
+    let (limits, usage, groups) = read!(call, |tx| [project] {
         let limits = quotas::limits(tx, &project).await?;
         let usage = quotas::usage(tx, &project).await?;
         let groups = groups::list(tx, Some(&project)).await?.len();
@@ -312,7 +312,7 @@ async fn used(
         "launched_at < ? AND (deleted_at IS NULL OR deleted_at > ?)",
         [span.stop.into(), span.start.into()],
     ));
-    Ok(tx!(call, |tx| [which] {
+    Ok(read!(call, |tx| [which] {
         let mut all = instances::which(tx, &which).await?;
         all.sort_by_key(|i| std::cmp::Reverse((i.created_at, i.id)));
         Ok::<_, StoreError>(all)

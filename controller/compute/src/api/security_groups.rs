@@ -2,7 +2,7 @@
 //! to 2.35; and the groups of a server, in every microversion.
 
 use super::common::{
-    Call, Reply, bad, conflict, name, not_found, object, ok, status, tx, uuid, within,
+    Call, Reply, bad, conflict, name, not_found, object, ok, read, status, tx, uuid, within,
 };
 use super::networking;
 use super::servers::find;
@@ -260,7 +260,7 @@ async fn rule_delete(call: Call, Path(id): Path<String>) -> Reply {
 }
 
 async fn of_server(call: Call, Path(id): Path<String>) -> Reply {
-    let list = tx!(call, |tx| [call, id] {
+    let list = read!(call, |tx| [call, id] {
         let instance = find(tx, &call, &id).await?;
         let groups = networking::groups_of(tx, instance.id).await?;
         let all = domain::list(tx, Some(&instance.project_id)).await?;

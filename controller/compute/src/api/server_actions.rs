@@ -1,7 +1,7 @@
 //! `POST /servers/{id}/action`: one key names the action.
 
 use super::common::{
-    Call, Reply, bad, conflict, not_found, object, ok, status, tx, unsupported, within,
+    Call, Reply, bad, conflict, not_found, object, ok, read, status, tx, unsupported, within,
 };
 use super::servers::{act, check_lock, find, save, unavailable};
 use crate::instances::Instance;
@@ -177,7 +177,7 @@ async fn console_output(call: &Call, id: &str, body: &Value) -> Reply {
     // Nova's -1 is all there is.
     let lines = lines.and_then(|n| u32::try_from(n).ok());
     let id = id.to_owned();
-    let instance: Instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let instance: Instance = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     let (Some(host), Some(vmm_id)) = (instance.host_id, instance.active_vmm_id) else {
         return Err(conflict(format!("Instance {} is not ready", instance.id)));
     };

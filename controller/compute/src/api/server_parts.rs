@@ -1,8 +1,8 @@
 //! What hangs below a server: addresses, metadata, tags, interfaces, security groups, actions.
 
 use super::common::{
-    Call, Reply, answer, bad, forbidden, metadata, not_found, object, ok, status, tag, tags, tx,
-    unsupported, uuid, within,
+    Call, Reply, answer, bad, forbidden, metadata, not_found, object, ok, read, status, tag, tags,
+    tx, unsupported, uuid, within,
 };
 use super::microversion::Microversion;
 use super::render::{Field, render};
@@ -42,7 +42,7 @@ pub async fn ips_of(call: Call, Path((id, network)): Path<(String, String)>) -> 
 }
 
 async fn addresses(call: &Call, id: String) -> Result<Value, ApiError> {
-    tx!(call, |tx| [call, id] {
+    read!(call, |tx| [call, id] {
         let instance = find(tx, &call, &id).await?;
         let mut all = networking::addresses(tx, &[instance.id]).await?;
         let all = all.remove(&instance.id).unwrap_or_default();
@@ -52,7 +52,7 @@ async fn addresses(call: &Call, id: String) -> Result<Value, ApiError> {
 
 /// `GET /servers/{id}/metadata`
 pub async fn metadata_index(call: Call, Path(id): Path<String>) -> Reply {
-    let instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let instance = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     ok(json!({"metadata": instance.body.metadata}))
 }
 
@@ -114,7 +114,7 @@ pub async fn metadata_merge(call: Call, Path(id): Path<String>, bytes: Bytes) ->
 
 /// `GET /servers/{id}/metadata/{key}`
 pub async fn metadata_show(call: Call, Path((id, key)): Path<(String, String)>) -> Reply {
-    let instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let instance = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     match instance.body.metadata.get(&key) {
         Some(value) => ok(json!({"meta": {key: value}})),
         None => Err(not_found("Metadata item was not found")),
@@ -148,7 +148,7 @@ pub async fn metadata_delete(call: Call, Path((id, key)): Path<(String, String)>
 /// `GET /servers/{id}/tags`
 pub async fn tags_index(call: Call, Path(id): Path<String>) -> Reply {
     call.only_in(26, u16::MAX)?;
-    let instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let instance = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     ok(json!({"tags": instance.body.tags}))
 }
 
@@ -187,7 +187,7 @@ pub async fn tags_clear(call: Call, Path(id): Path<String>) -> Reply {
 /// `GET /servers/{id}/tags/{tag}`
 pub async fn tag_show(call: Call, Path((id, name)): Path<(String, String)>) -> Reply {
     call.only_in(26, u16::MAX)?;
-    let instance = tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    let instance = read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     if instance.body.tags.contains(&name) {
         return status(StatusCode::NO_CONTENT);
     }
@@ -254,7 +254,7 @@ fn tagged(call: &Call, mut interface: Value) -> Value {
 
 /// `GET /servers/{id}/os-interface`
 pub async fn interfaces(call: Call, Path(id): Path<String>) -> Reply {
-    let list = tx!(call, |tx| [call, id] {
+    let list = read!(call, |tx| [call, id] {
         let instance = find(tx, &call, &id).await?;
         Ok::<_, ApiError>(networking::interfaces(tx, instance.id).await?)
     })?;
@@ -264,7 +264,7 @@ pub async fn interfaces(call: Call, Path(id): Path<String>) -> Reply {
 
 /// `GET /servers/{id}/os-interface/{port}`
 pub async fn interface(call: Call, Path((id, port)): Path<(String, String)>) -> Reply {
-    let list = tx!(call, |tx| [call, id] {
+    let list = read!(call, |tx| [call, id] {
         let instance = find(tx, &call, &id).await?;
         Ok::<_, ApiError>(networking::interfaces(tx, instance.id).await?)
     })?;
@@ -279,7 +279,7 @@ pub async fn interface(call: Call, Path((id, port)): Path<(String, String)>) -> 
 
 /// `GET /servers/{id}/os-volume_attachments`: no server has one yet.
 pub async fn volumes(call: Call, Path(id): Path<String>) -> Reply {
-    tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     ok(json!({"volumeAttachments": []}))
 }
 
@@ -362,7 +362,7 @@ async fn acted_on(tx: &mut Tx, call: &Call, id: &str) -> Result<Instance, ApiErr
 
 /// `GET /servers/{id}/os-instance-actions`
 pub async fn actions_index(call: Call, Path(id): Path<String>, params: Params) -> Reply {
-    let rows = tx!(call, |tx| [call, id] {
+    let rows = read!(call, |tx| [call, id] {
         let instance = acted_on(tx, &call, &id).await?;
         Ok::<_, ApiError>(actions::list(tx, instance.id).await?)
     })?;
@@ -414,7 +414,7 @@ pub async fn actions_index(call: Call, Path(id): Path<String>, params: Params) -
 
 /// `GET /servers/{id}/os-instance-actions/{request}`
 pub async fn action_show(call: Call, Path((id, request)): Path<(String, String)>) -> Reply {
-    let (row, hosts) = tx!(call, |tx| [call, id, request] {
+    let (row, hosts) = read!(call, |tx| [call, id, request] {
         let instance = acted_on(tx, &call, &id).await?;
         let row = actions::get(tx, instance.id, &request).await?;
         let named: BTreeSet<String> =
@@ -447,7 +447,7 @@ pub async fn action_show(call: Call, Path((id, request)): Path<(String, String)>
 /// What cannot be done to a server yet, and says so by its name, for a server that is there.
 async fn not_yet(call: &Call, id: &str, what: &str) -> Reply {
     let id = id.to_owned();
-    tx!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
+    read!(call, |tx| [call, id] { find(tx, &call, &id).await })?;
     Err(unsupported(what))
 }
 

@@ -2,7 +2,7 @@
 
 use super::common::{
     Call, Reply, bad, conflict, description, error, forbidden, not_found, object, ok, opt_name,
-    status, tx, uuid, within,
+    read, status, tx, uuid, within,
 };
 use super::server_view;
 use crate::instances::{self, Instance};
@@ -80,7 +80,7 @@ pub async fn detail(call: Call, params: Params) -> Reply {
 
 async fn list(call: Call, params: Params, detail: bool) -> Reply {
     let query = Query::parse(&call, &params)?;
-    let servers = tx!(call, |tx| [call, query] {
+    let servers = read!(call, |tx| [call, query] {
         let mut filter = query.filter;
         if let Some(host) = &query.host {
             let rows: Vec<(String,)> = tx
@@ -314,7 +314,7 @@ impl Query {
 
 /// `GET /servers/{id}`
 pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
-    let body = tx!(call, |tx| [call, id] {
+    let body = read!(call, |tx| [call, id] {
         let instance = find(tx, &call, &id).await?;
         let views = server_view::gather(tx, &call, vec![instance]).await?;
         let server = views.first().map(|v| server_view::alone(v, &call));

@@ -1,7 +1,9 @@
 //! Compute services: each host is one, `nova-compute`; administrators disable it, force it down
 //! ([`berth_controller_hosts::fences`]), and remove one that has nothing ([`removal`]).
 
-use super::common::{Call, Reply, bad, boolean, conflict, name, not_found, ok, status, tx, uuid};
+use super::common::{
+    Call, Reply, bad, boolean, conflict, name, not_found, ok, read, status, tx, uuid,
+};
 use super::hosts::{Host, hosts};
 use super::render::{Field, render};
 use crate::{InstanceKinds, Instances};
@@ -37,7 +39,7 @@ fn service(call: &Call, host: &Host) -> Value {
 
 /// `GET /os-services`
 pub async fn services(call: Call, params: Params) -> Reply {
-    let mut all = tx!(call, |tx| [call] { hosts(tx, &call).await })?;
+    let mut all = read!(call, |tx| [call] { hosts(tx, &call).await })?;
     if let Some(host) = params.get("host") {
         all.retain(|h| h.hostname == host);
     }

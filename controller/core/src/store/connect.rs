@@ -131,13 +131,36 @@ impl Store {
         T: Send,
         E: From<StoreError> + AsStoreError + Send,
     {
+        self.run(false, body).await
+    }
+
+    /// Runs `body`, which writes nothing, on one snapshot: no writer waits for it, and it for none. It is
+    /// run again if its connection could not begin.
+    ///
+    /// # Errors
+    /// What `body` returned, or what the database said; [`StoreError::ReadOnly`] if it writes.
+    pub async fn read<T, E, F>(&self, body: F) -> Result<T, E>
+    where
+        F: for<'t> Fn(&'t mut Tx) -> TxFuture<'t, T, E> + Send + Sync,
+        T: Send,
+        E: From<StoreError> + AsStoreError + Send,
+    {
+        self.run(true, body).await
+    }
+
+    async fn run<T, E, F>(&self, reads: bool, body: F) -> Result<T, E>
+    where
+        F: for<'t> Fn(&'t mut Tx) -> TxFuture<'t, T, E> + Send + Sync,
+        T: Send,
+        E: From<StoreError> + AsStoreError + Send,
+    {
         for attempt in 0..ATTEMPTS {
             // The lock is fair, so that SQLite's writers do not starve each other by busy-waiting.
             let _writer = match &self.pool {
-                Pool::Sqlite { writer, .. } => Some(writer.lock().await),
-                Pool::Postgres(_) => None,
+                Pool::Sqlite { writer, .. } if !reads => Some(writer.lock().await),
+                _ => None,
             };
-            let mut tx = match self.begin().await {
+            let mut tx = match self.begin(reads).await {
                 Ok(tx) => tx,
                 Err(error) if retryable(&error) => continue,
                 Err(error) => return Err(error.into()),
@@ -164,22 +187,24 @@ impl Store {
         Err(StoreError::Contended(ATTEMPTS).into())
     }
 
-    async fn begin(&self) -> Result<Tx, StoreError> {
+    async fn begin(&self, reads: bool) -> Result<Tx, StoreError> {
         let inner = match &self.pool {
             Pool::Sqlite { pool, .. } => {
-                let transaction = pool.begin_with("BEGIN IMMEDIATE").await;
+                let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
+                let transaction = pool.begin_with(begin).await;
                 Inner::Sqlite(transaction.map_err(StoreError::Database)?)
             }
             Pool::Postgres(pool) => {
-                let mut transaction = pool.begin().await.map_err(StoreError::Database)?;
-                sqlx::query("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(StoreError::Database)?;
-                Inner::Postgres(transaction)
+                // One snapshot is all that a reader needs; it takes part in no conflict.
+                let begin = match reads {
+                    true => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+                    false => "BEGIN ISOLATION LEVEL SERIALIZABLE",
+                };
+                let transaction = pool.begin_with(begin).await;
+                Inner::Postgres(transaction.map_err(StoreError::Database)?)
             }
         };
-        Ok(Tx { inner })
+        Ok(Tx { inner, reads })
     }
 }
 
@@ -282,6 +307,32 @@ mod tests {
             Box::pin(tx.query::<(String,)>("SELECT value FROM meta WHERE name = 'a'", params![]))
         });
         assert!(left.await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_reads_writes_nothing_and_waits_for_no_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("db").display());
+        let store = Store::connect(&url).await.unwrap();
+        let insert = "INSERT INTO meta (name, value) VALUES ('a', 'b')";
+        let written = store.read::<_, StoreError, _>(|tx| Box::pin(tx.execute(insert, &[])));
+        assert!(matches!(written.await, Err(StoreError::ReadOnly(_))));
+        async fn read(store: &Store) -> Vec<(String,)> {
+            let read = store.read::<_, StoreError, _>(|tx| {
+                let sql = "SELECT value FROM meta WHERE name = 'a'";
+                Box::pin(tx.query::<(String,)>(sql, &[]))
+            });
+            read.await.unwrap()
+        }
+        let inside = store.tx::<_, StoreError, _>(|tx| {
+            let store = store.clone();
+            Box::pin(async move {
+                tx.execute(insert, &[]).await?;
+                Ok(read(&store).await)
+            })
+        });
+        assert_eq!(inside.await.unwrap(), []);
+        assert_eq!(read(&store).await, [("b".to_owned(),)]);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! One SQL text for two databases: `$1` parameters; TEXT, BIGINT and BLOB columns. The only
 //! way in is [`Store::tx`]: SERIALIZABLE and retried on PostgreSQL; BEGIN IMMEDIATE with one
-//! writer on SQLite. A closure may run several times, so it holds no network, file or broker
+//! writer on SQLite; and [`Store::read`] for what writes nothing, which waits for nobody. A closure may run several times, so it holds no network, file or broker
 //! I/O and no side effect but the rows (PROTOCOL.md, rule 11).
 //!
 //! Check and write are one statement: a conditional UPDATE whose row count is looked at, or a
@@ -38,6 +38,9 @@ pub enum StoreError {
     /// The database could not be reached or refused; nothing was committed.
     #[error("database: {0}")]
     Database(#[source] sqlx::Error),
+    /// A transaction that only reads was to write.
+    #[error("a transaction that was begun to read does not write: {0}")]
+    ReadOnly(String),
     /// Other transactions kept winning.
     #[error("the transaction lost against others {0} times; try again")]
     Contended(u32),

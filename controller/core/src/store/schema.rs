@@ -116,6 +116,11 @@ const STEPS: &[Step] = &[
         name: "members of images",
         files: &[include_str!("schema/members.sql")],
     },
+    Step {
+        number: 18,
+        name: "tags of networks",
+        files: &[include_str!("schema/tags.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

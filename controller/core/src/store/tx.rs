@@ -6,6 +6,8 @@ use sqlx::{Column as _, Row as _, TypeInfo as _, ValueRef as _};
 /// An open transaction. Every statement takes SQL with `$1` parameters.
 pub struct Tx {
     pub(super) inner: Inner,
+    /// Whether it only reads.
+    pub(super) reads: bool,
 }
 
 pub(super) enum Inner {
@@ -52,6 +54,9 @@ impl Tx {
     /// # Errors
     /// [`StoreError::Conflict`] for a unique index, else [`StoreError::Database`].
     pub async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, StoreError> {
+        if self.reads {
+            return Err(StoreError::ReadOnly(sql.chars().take(80).collect()));
+        }
         match &mut self.inner {
             Inner::Sqlite(connection) => {
                 let query = bound!(sql, params);

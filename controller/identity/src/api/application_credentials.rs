@@ -12,7 +12,7 @@ use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{Json, StoreError};
-use berth_controller_core::{ApiError, AppState, Call, Service, params, secret, time, tx};
+use berth_controller_core::{ApiError, AppState, Call, Service, params, read, secret, time, tx};
 use serde_json::{Value, json};
 
 /// How many a user may have: each costs a log-in nothing, and a list its length.
@@ -37,7 +37,7 @@ fn view(app: &AppState, one: &ApplicationCredential, roles: &[Named]) -> Value {
 }
 
 async fn all_roles(call: &Call) -> Result<Vec<Named>, ApiError> {
-    tx!(call, |tx| [] {
+    read!(call, |tx| [] {
         Ok::<_, ApiError>(tx.query("SELECT id, name FROM roles ORDER BY name", &[]).await?)
     })
 }
@@ -56,7 +56,7 @@ fn must_be_unrestricted(token: &Token) -> Result<(), ApiError> {
 pub async fn list(call: Call, Path(user): Path<String>, query: Params) -> Reply {
     oneself_or_more(&call.context, &user)?;
     let name = query.get("name").map(str::to_owned);
-    let rows: Vec<ApplicationCredential> = tx!(call, |tx| [call, user, name] {
+    let rows: Vec<ApplicationCredential> = read!(call, |tx| [call, user, name] {
         USER.within(tx, &call.context.reach, &user).await?;
         let sql = "SELECT * FROM application_credentials WHERE user_id = $1 \
                    AND (CAST($2 AS TEXT) IS NULL OR name = $2) ORDER BY name";
@@ -215,7 +215,7 @@ pub async fn create(
 async fn load(call: &Call, user: &str, id: &str) -> Result<ApplicationCredential, ApiError> {
     oneself_or_more(&call.context, user)?;
     let (user, id) = (user.to_owned(), id.to_owned());
-    tx!(call, |tx| [call, user, id] {
+    read!(call, |tx| [call, user, id] {
         USER.within(tx, &call.context.reach, &user).await?;
         let found = find(tx, &id).await?.filter(|one| one.user_id == user);
         found.ok_or_else(|| not_found("application credential", &id))

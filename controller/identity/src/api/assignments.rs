@@ -5,7 +5,7 @@ use crate::assignments::{ALL, EFFECTIVE};
 use crate::implied;
 use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
-use berth_controller_core::{ApiError, AppState, Call, row, tx};
+use berth_controller_core::{ApiError, AppState, Call, read, row};
 use serde_json::{Value, json};
 
 row! {
@@ -47,11 +47,11 @@ pub async fn list(call: Call, query: Params) -> Reply {
         which.and(Condition::new("a.role_id = ?", [role.into()]));
     }
     let (sql, values) = which.statement(&select(effective), ORDER);
-    let mut rows: Vec<Assignment> = tx!(call, |tx| [sql, values] {
+    let mut rows: Vec<Assignment> = read!(call, |tx| [sql, values] {
         Ok::<_, ApiError>(tx.query(&sql, &values).await?)
     })?;
     if effective {
-        let roles: Vec<(String, String)> = tx!(call, |tx| [] {
+        let roles: Vec<(String, String)> = read!(call, |tx| [] {
             Ok::<_, ApiError>(tx.query("SELECT id, name FROM roles", &[]).await?)
         })?;
         rows = with_implied(rows, &roles);

@@ -14,7 +14,7 @@ use axum::{Extension, Json};
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::store::Tx;
 use berth_controller_core::{
-    ApiError, AppState, Call, RequestContext, Service, params, secret, time, tx,
+    ApiError, AppState, Call, RequestContext, Service, params, read, secret, time, tx,
 };
 use serde_json::{Value, json};
 
@@ -523,7 +523,7 @@ pub async fn domains(call: Call) -> Reply {
 /// `GET /v3/auth/system`
 pub async fn system(call: Call) -> Reply {
     let user = call.context.user_id.clone();
-    let any = tx!(call, |tx| [user] {
+    let any = read!(call, |tx| [user] {
         let roles = assignments::roles(tx, &user, &Scope::System).await?;
         Ok::<_, ApiError>(!roles.is_empty())
     })?;

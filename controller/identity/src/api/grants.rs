@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use axum::routing::get;
 use berth_controller_core::policy::Reach;
 use berth_controller_core::store::{Tx, Value as Stored};
-use berth_controller_core::{ApiError, AppState, Call, tx};
+use berth_controller_core::{ApiError, AppState, Call, read, tx};
 use std::collections::HashMap;
 
 /// What a path names: a user or group, on what, and (but for lists) a role.
@@ -135,7 +135,7 @@ pub fn router() -> Router<AppState> {
 }
 
 async fn list(call: Call, on: Grant) -> Reply {
-    let rows = tx!(call, |tx| [call, on] {
+    let rows = read!(call, |tx| [call, on] {
         on.is_within(tx, &call.context.reach).await?;
         let (table, whose) = on.table();
         let sql = ROLE.select(&format!(
@@ -148,7 +148,7 @@ async fn list(call: Call, on: Grant) -> Reply {
 }
 
 async fn check(call: Call, grant: Grant) -> Reply {
-    let found = tx!(call, |tx| [call, grant] {
+    let found = read!(call, |tx| [call, grant] {
         grant.is_within(tx, &call.context.reach).await?;
         let (table, whose) = grant.table();
         let sql = format!(

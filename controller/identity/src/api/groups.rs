@@ -10,7 +10,7 @@ use berth_controller_core::body::{self, Fields};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Json;
 use berth_controller_core::store::Tx;
-use berth_controller_core::{ApiError, AppState, Call, Service, params, row, tx};
+use berth_controller_core::{ApiError, AppState, Call, Service, params, read, row, tx};
 use serde_json::{Value, json};
 
 row! {
@@ -92,7 +92,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         extra(&fields, &known)?,
     ];
     let domain = fields.text("domain_id", 64)?;
-    let before = tx!(call, |tx| [call, id] {
+    let before = read!(call, |tx| [call, id] {
         GROUP.within(tx, &call.context.reach, &id).await
     })?;
     if domain.is_some_and(|domain| domain != before.domain_id) {
@@ -119,7 +119,7 @@ async fn within(tx: &mut Tx, call: &Call, id: &str) -> Result<Group, ApiError> {
 
 /// `GET /v3/groups/{group}/users`
 pub async fn users(call: Call, Path(id): Path<String>) -> Reply {
-    let rows = tx!(call, |tx| [call, id] {
+    let rows = read!(call, |tx| [call, id] {
         GROUP.within(tx, &call.context.reach, &id).await?;
         let sql = USER.select(
             "JOIN group_members m ON m.user_id = t.id WHERE m.group_id = $1 ORDER BY t.name, t.id",
@@ -132,7 +132,7 @@ pub async fn users(call: Call, Path(id): Path<String>) -> Reply {
 /// `GET /v3/users/{id}/groups`: oneself, or as administrator.
 pub async fn of_user(call: Call, Path(id): Path<String>) -> Reply {
     oneself_or_more(&call.context, &id)?;
-    let rows = tx!(call, |tx| [call, id] {
+    let rows = read!(call, |tx| [call, id] {
         USER.within(tx, &call.context.reach, &id).await?;
         let sql = GROUP.select(
             "JOIN group_members m ON m.group_id = t.id WHERE m.user_id = $1 ORDER BY t.name, t.id",
@@ -145,7 +145,7 @@ pub async fn of_user(call: Call, Path(id): Path<String>) -> Reply {
 /// `GET /v3/groups/{group}/users/{user}`
 pub async fn check(call: Call, Path((group, user)): Path<(String, String)>) -> Reply {
     oneself_or_more(&call.context, &user)?;
-    let found: Option<(String,)> = tx!(call, |tx| [call, group, user] {
+    let found: Option<(String,)> = read!(call, |tx| [call, group, user] {
         GROUP.within(tx, &call.context.reach, &group).await?;
         let sql = "SELECT user_id FROM group_members WHERE group_id = $1 AND user_id = $2";
         Ok::<_, ApiError>(tx.query_opt(sql, params![group, user]).await?)

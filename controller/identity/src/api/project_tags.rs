@@ -7,7 +7,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use berth_controller_core::body::{self, Fields, clip};
-use berth_controller_core::{ApiError, Call, Service, tx};
+use berth_controller_core::{ApiError, Call, Service, read, tx};
 use serde_json::json;
 
 /// As Keystone's: how many a project has, and how long one is.
@@ -51,7 +51,7 @@ async fn change(
 
 /// `GET /v3/projects/{id}/tags`
 pub async fn list(call: Call, Path(id): Path<String>) -> Reply {
-    let row = tx!(call, |tx| [call, id] {
+    let row = read!(call, |tx| [call, id] {
         PROJECT.within(tx, &call.context.reach, &id).await
     })?;
     let link = format!("{}/identity/v3/projects/{id}/tags", call.app.base_url);
@@ -92,7 +92,7 @@ pub async fn clear(call: Call, Path(id): Path<String>) -> Reply {
 
 /// `GET /v3/projects/{id}/tags/{tag}`
 pub async fn has(call: Call, Path((id, tag)): Path<(String, String)>) -> Reply {
-    let row = tx!(call, |tx| [call, id] {
+    let row = read!(call, |tx| [call, id] {
         PROJECT.within(tx, &call.context.reach, &id).await
     })?;
     match row.tags().contains(&tag) {

@@ -11,7 +11,7 @@ use berth_controller_core::body::{self, Fields};
 use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Json;
-use berth_controller_core::{AppState, Call, Service, row, tx};
+use berth_controller_core::{AppState, Call, Service, read, row};
 use serde_json::{Value, json};
 
 const FIELDS: [&str; 8] = [
@@ -124,7 +124,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
 
 /// `GET /v3/projects/{id}`; for those who have no more: where they have a role.
 pub async fn show(call: Call, Path(id): Path<String>) -> Reply {
-    let row = tx!(call, |tx| [call, id] {
+    let row = read!(call, |tx| [call, id] {
         let context = &call.context;
         if matches!(context.reach, Reach::Oneself(_)) && context.project_id != id {
             let scope = tokens::scope_by_id(tx, "project", &id).await?.ok_or_else(beyond)?;
@@ -153,7 +153,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
     ];
     for name in ["domain_id", "parent_id"] {
         if let Some(wanted) = fields.text(name, 64)? {
-            let before = tx!(call, |tx| [call, id] {
+            let before = read!(call, |tx| [call, id] {
                 PROJECT.within(tx, &call.context.reach, &id).await
             })?;
             if wanted != before.domain_id {

@@ -9,7 +9,7 @@ use berth_controller_core::body::Fields;
 use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{FromRow, Json, StoreError, Tx, Value as Stored};
-use berth_controller_core::{ApiError, AppState, Call, params, tx};
+use berth_controller_core::{ApiError, AppState, Call, params, read, tx};
 use serde_json::{Map, Value, json};
 
 /// A column and what is to be in it. In a change, NULL leaves it as it is.
@@ -188,12 +188,7 @@ impl<R: FromRow + Send> Resource<R> {
     /// # Errors
     /// 409 for a name that is taken; 404 for a domain that is not there.
     pub async fn insert(&self, tx: &mut Tx, said: &[Column]) -> Result<R, ApiError> {
-        let columns: Vec<Column> = said
-            .iter()
-            .filter(|(name, _)| *name != EXTRA)
-            .cloned()
-            .collect();
-        let columns = columns.as_slice();
+        let columns = &*own_columns(said);
         let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
         let marks: Vec<String> = (1..=columns.len()).map(|n| format!("${n}")).collect();
         let (names, marks) = (names.join(", "), marks.join(", "));
@@ -221,12 +216,7 @@ impl<R: FromRow + Send> Resource<R> {
     /// 409 for a name that is taken, 404
     pub async fn change(&self, tx: &mut Tx, id: &str, said: &[Column]) -> Result<R, ApiError> {
         self.keep(tx, id, said).await?;
-        let columns: Vec<Column> = said
-            .iter()
-            .filter(|(name, _)| *name != EXTRA)
-            .cloned()
-            .collect();
-        let columns = columns.as_slice();
+        let columns = &*own_columns(said);
         let sets: Vec<String> = columns
             .iter()
             .enumerate()
@@ -293,7 +283,7 @@ impl<R: FromRow + Send> Resource<R> {
         rest.push_str(" ORDER BY t.name, t.id");
         let sql = self.select(&rest);
         let values: Vec<Stored> = wanted.into_iter().map(|(_, value)| value).collect();
-        let rows = tx!(call, |tx| [sql, values] {
+        let rows = read!(call, |tx| [sql, values] {
             Ok::<_, ApiError>(tx.query(&sql, &values).await?)
         })?;
         self.collection(&call.app, self.all, &rows)
@@ -306,7 +296,7 @@ impl<R: FromRow + Send> Resource<R> {
              WHERE a.user_id = $1 AND a.target_kind = $2) ORDER BY t.name, t.id"
         ));
         let values = [Stored::from(user_id), Stored::from(self.one)];
-        let rows = tx!(call, |tx| [sql, values] {
+        let rows = read!(call, |tx| [sql, values] {
             Ok::<_, ApiError>(tx.query(&sql, &values).await?)
         })?;
         self.collection(&call.app, path, &rows)
@@ -325,7 +315,7 @@ impl<R: FromRow + Send> Resource<R> {
     /// Shows one.
     pub async fn show(&'static self, call: &Call, id: &str) -> Reply {
         let id = id.to_owned();
-        let row = tx!(call, |tx| [call, id] {
+        let row = read!(call, |tx| [call, id] {
             self.within(tx, &call.context.reach, &id).await
         })?;
         Ok(ok(self.body(&call.app, &row)))
@@ -363,6 +353,12 @@ impl<R: FromRow + Send> Resource<R> {
         })?;
         Ok(no_content())
     }
+}
+
+/// Those of the resource's own table.
+fn own_columns(said: &[Column]) -> Vec<Column> {
+    let own = said.iter().filter(|(name, _)| *name != EXTRA);
+    own.cloned().collect()
 }
 
 fn text((_, value): &Column) -> &str {

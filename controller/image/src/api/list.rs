@@ -6,7 +6,7 @@ use crate::records::{self, TABLE};
 use berth_controller_core::listing::{self, Condition, Direction, Style};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Value as Column;
-use berth_controller_core::{ApiError, Call, Service, time, tx};
+use berth_controller_core::{ApiError, Call, Service, read, time};
 use serde_json::{Value, json};
 
 /// As Glance has it: 25 images in one answer if no limit is given, and the newest first.
@@ -36,7 +36,7 @@ pub async fn list(call: Call, query: Params) -> Reply {
         }
     };
     let member_status = member_status.map(str::to_owned);
-    let (page, images) = tx!(call, |tx| [call, asked, member_status] {
+    let (page, images) = read!(call, |tx| [call, asked, member_status] {
         let project = call.context.reach.project();
         let visible = records::visible(project, community, member_status.as_deref());
         let page = STYLE.page(tx, &TABLE, &visible, project, &asked).await?;

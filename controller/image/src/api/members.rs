@@ -9,7 +9,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::body::{self, Fields, clip};
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{ApiError, Call, Service, time, tx};
+use berth_controller_core::{ApiError, Call, Service, read, time, tx};
 use serde_json::{Value, json};
 
 const STATUSES: [&str; 3] = ["pending", "accepted", "rejected"];
@@ -48,7 +48,7 @@ async fn own(tx: &mut Tx, call: &Call, id: &str) -> Result<Image, ApiError> {
 /// `GET /v2/images/{id}/members`: an owner sees all, a member itself.
 pub async fn list(call: Call, Path(id): Path<String>) -> Reply {
     let id = parse_id(&id)?.to_string();
-    let members = tx!(call, |tx| [call, id] {
+    let members = read!(call, |tx| [call, id] {
         let image = records::load(tx, &call.context.reach, &id).await?;
         let mut members = members::list(tx, &id).await?;
         if !call.context.may_see(&image.owner) {
@@ -105,7 +105,7 @@ async fn load(tx: &mut Tx, call: &Call, id: &str, member: &str) -> Result<Member
 /// `GET /v2/images/{id}/members/{member}`
 pub async fn show(call: Call, Path((id, member)): Path<(String, String)>) -> Reply {
     let id = parse_id(&id)?.to_string();
-    let found = tx!(call, |tx| [call, id, member] { load(tx, &call, &id, &member).await })?;
+    let found = read!(call, |tx| [call, id, member] { load(tx, &call, &id, &member).await })?;
     Ok(ok(view(&found)))
 }
 

@@ -79,7 +79,7 @@ pub async fn show(
     let id = parse_id(&id)?.to_string();
     let image = app
         .store
-        .tx(|tx| {
+        .read(|tx| {
             let (context, id) = (context.clone(), id.clone());
             Box::pin(async move { records::load(tx, &context.reach, &id).await })
         })

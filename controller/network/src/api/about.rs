@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use berth_controller_core::listing::{Condition, Direction, Field, Is, Table};
 use berth_controller_core::query::Params;
-use berth_controller_core::{ApiError, AppState, Call, beat, row, time, tx};
+use berth_controller_core::{ApiError, AppState, Call, beat, read, row, time};
 use serde_json::{Value, json};
 
 /// What is enforced, and nothing else: alias, name, what it says.
@@ -86,6 +86,11 @@ const EXTENSIONS: &[(&str, &str, &str)] = &[
         "standard-attr-revisions",
         "Resource revision numbers",
         "revision_number of each resource.",
+    ),
+    (
+        "standard-attr-tag",
+        "Tag support for resources with standard attribute",
+        "Tags of networks, subnets, ports and security groups.",
     ),
     (
         "standard-attr-timestamp",
@@ -199,7 +204,7 @@ pub async fn agents(call: Call, query: Params) -> Reply {
         true => Condition::default(),
         false => Condition::never(),
     };
-    let (page, hosts) = tx!(call, |tx| [asked, visible] {
+    let (page, hosts) = read!(call, |tx| [asked, visible] {
         let page = STYLE.page(tx, &AGENTS, &visible, None, &asked).await?;
         let (sql, values) = page.among("hosts.id").statement(
             &format!(
@@ -252,7 +257,7 @@ const ZONES: Table = Table {
 /// `GET /v2.0/availability_zones`
 pub async fn zones(call: Call, query: Params) -> Reply {
     let asked = STYLE.asked(&ZONES, &query, &[], |_, _| None)?;
-    let (page, zones) = tx!(call, |tx| [asked] {
+    let (page, zones) = read!(call, |tx| [asked] {
         let page = STYLE.page(tx, &ZONES, &Condition::default(), None, &asked).await?;
         let select = format!("SELECT z.name, z.state FROM {}", ZONES.from);
         let (sql, values) = page.among("z.name").statement(&select, "");

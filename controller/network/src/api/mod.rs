@@ -9,6 +9,7 @@ mod ports;
 mod quotas;
 mod security_groups;
 mod subnets;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +66,7 @@ pub fn router() -> Router<AppState> {
             "/security-group-rules/{id}",
             get(security_groups::show_rule).delete(security_groups::delete_rule),
         )
+        .merge(tags::router())
         .route("/quotas", get(quotas::list))
         .route(
             "/quotas/{project}",

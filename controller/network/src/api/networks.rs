@@ -5,12 +5,13 @@ use super::{
     only, project_of,
 };
 use crate::networks::{self, Network};
+use crate::tags::{self, Kind};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
-use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, time, tx};
+use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, read, time, tx};
 use serde_json::{Value, json};
 
 /// Fields that lists may be filtered and sorted by.
@@ -59,6 +60,7 @@ fn view(context: &RequestContext, network: &Network, subnets: &[String]) -> Valu
         "port_security_enabled": false,
         "availability_zones": [],
         "availability_zone_hints": [],
+        "tags": network.tags,
         "revision_number": network.revision,
         "created_at": time::seconds(network.created_at),
         "updated_at": time::seconds(network.updated_at),
@@ -145,6 +147,7 @@ fn parse(
         revision: 1,
         created_at: now,
         updated_at: now,
+        tags: Vec::new(),
     })
 }
 
@@ -183,10 +186,10 @@ pub async fn list(call: Call, query: Params) -> Reply {
             }
             // Networks name none.
             "availability_zones" => Some(Ok(Condition::never())),
-            _ => None,
+            _ => tags::filter(Kind::Networks, "n.id", name, wanted).map(Ok),
         },
     )?;
-    let (page, found) = tx!(call, |tx| [call, asked] {
+    let (page, found) = read!(call, |tx| [call, asked] {
         let project = call.context.reach.project();
         let visible = networks::visible(project);
         let page = STYLE.page(tx, &networks::TABLE, &visible, project, &asked).await?;
@@ -208,8 +211,9 @@ pub async fn list(call: Call, query: Params) -> Reply {
 
 /// `GET /v2.0/networks/{id}`
 pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
-    let (network, subnets) = tx!(call, |tx| [call, id] {
-        let network = networks::load(tx, &call.context.reach, &id).await?;
+    let (network, subnets) = read!(call, |tx| [call, id] {
+        let mut network = networks::load(tx, &call.context.reach, &id).await?;
+        tags::fill(tx, std::slice::from_mut(&mut network)).await?;
         let subnets = networks::subnet_ids(tx, &id).await?;
         Ok::<_, ApiError>((network, subnets))
     })?;
@@ -260,6 +264,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         network.updated_at = now;
         networks::update(tx, &network).await?;
         network.revision += 1;
+        tags::fill(tx, std::slice::from_mut(&mut network)).await?;
         if mtu_changed {
             crate::bindings::changed(tx, &id).await?;
         }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::networks;
 use crate::ports::{self, Port, WantedAddress};
+use crate::tags::{self, Kind};
 use crate::{addresses, bindings, security_groups};
 use axum::body::Bytes;
 use axum::extract::Path;
@@ -14,7 +15,9 @@ use berth_controller_core::body::{self, Fields, clip};
 use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
-use berth_controller_core::{ApiError, AppState, Call, Env, RequestContext, Service, time, tx};
+use berth_controller_core::{
+    ApiError, AppState, Call, Env, RequestContext, Service, read, time, tx,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -60,6 +63,7 @@ fn view(context: &RequestContext, port: &Port) -> Value {
         "security_groups": port.groups,
         "port_security_enabled": false,
         "binding:vnic_type": "normal",
+        "tags": port.tags,
         "revision_number": port.revision,
         "created_at": time::seconds(port.created_at),
         "updated_at": time::seconds(port.updated_at),
@@ -197,6 +201,7 @@ fn parse(
         updated_at: now,
         fixed_ips: Vec::new(),
         groups: Vec::new(),
+        tags: Vec::new(),
     };
     Ok(NewPort {
         port,
@@ -284,9 +289,9 @@ pub async fn list(call: Call, query: Params) -> Reply {
                 named.within("p.id", "SELECT port_id FROM port_security_groups")
             ))
         }
-        _ => None,
+        _ => tags::filter(Kind::Ports, "p.id", name, wanted).map(Ok),
     })?;
-    let (page, found) = tx!(call, |tx| [call, asked] {
+    let (page, found) = read!(call, |tx| [call, asked] {
         let project = call.context.reach.project();
         let visible = Condition::owned("p.project_id", project);
         let page = STYLE.page(tx, &ports::TABLE, &visible, project, &asked).await?;
@@ -324,7 +329,11 @@ fn with_fixed_ips(wanted: &[&str]) -> Result<Condition, ApiError> {
 
 /// `GET /v2.0/ports/{id}`
 pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
-    let port = tx!(call, |tx| [call, id] { ports::load(tx, &call.context.reach, &id).await })?;
+    let port = read!(call, |tx| [call, id] {
+        let mut port = ports::load(tx, &call.context.reach, &id).await?;
+        tags::fill(tx, std::slice::from_mut(&mut port)).await?;
+        Ok::<_, ApiError>(port)
+    })?;
     Ok(ok(
         json!({"port": only(view(&call.context, &port), &query)}),
     ))
@@ -371,7 +380,11 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         wanted: fixed_ips(&fields)?,
     };
     let env = call.app.env();
-    let port = tx!(call, |tx| [call, id, change, env] { apply(tx, &call.context, &env, &id, change).await })?;
+    let port = tx!(call, |tx| [call, id, change, env] {
+        let mut port = apply(tx, &call.context, &env, &id, change).await?;
+        tags::fill(tx, std::slice::from_mut(&mut port)).await?;
+        Ok::<_, ApiError>(port)
+    })?;
     Ok(ok(json!({"port": view(&call.context, &port)})))
 }
 

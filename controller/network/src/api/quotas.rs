@@ -9,7 +9,7 @@ use berth_controller_core::body::{self, Fields};
 use berth_controller_core::listing::{Condition, Direction, Field, Is, Table};
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
-use berth_controller_core::{ApiError, Call, RequestContext, Service, params, tx};
+use berth_controller_core::{ApiError, Call, RequestContext, Service, params, read, tx};
 use serde_json::{Map, Value, json};
 
 fn may_see(context: &RequestContext, project: &str) -> Result<(), ApiError> {
@@ -46,7 +46,7 @@ const TABLE: Table = Table {
 /// `GET /v2.0/quotas`
 pub async fn list(call: Call, query: Params) -> Reply {
     let asked = STYLE.asked(&TABLE, &query, &[], |_, _| None)?;
-    let (page, views) = tx!(call, |tx| [asked] {
+    let (page, views) = read!(call, |tx| [asked] {
         let page = STYLE.page(tx, &TABLE, &Condition::default(), None, &asked).await?;
         let mut views = Vec::new();
         for project in &page.ids {
@@ -63,7 +63,7 @@ pub async fn list(call: Call, query: Params) -> Reply {
 /// `GET /v2.0/quotas/{project}`
 pub async fn show(call: Call, Path(project): Path<String>) -> Reply {
     may_see(&call.context, &project)?;
-    let quota = tx!(call, |tx| [project] { limits(tx, &project).await })?;
+    let quota = read!(call, |tx| [project] { limits(tx, &project).await })?;
     Ok(ok(json!({"quota": quota})))
 }
 
@@ -83,7 +83,7 @@ pub async fn defaults(
 /// `GET /v2.0/quotas/{project}/details.json`
 pub async fn details(call: Call, Path(project): Path<String>) -> Reply {
     may_see(&call.context, &project)?;
-    let quota = tx!(call, |tx| [project] {
+    let quota = read!(call, |tx| [project] {
         let mut all = Map::new();
         for what in COUNTED {
             let limit = quotas::limit(tx, &project, *what).await?;

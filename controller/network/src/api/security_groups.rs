@@ -4,13 +4,16 @@ use super::{Reply, STYLE, answer_list, created, no_content, ok, one_or_many, onl
 use crate::networks;
 use crate::quotas;
 use crate::security_groups::{self, Group, Rule};
+use crate::tags::{self, Kind};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields};
 use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
-use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, params, time, tx};
+use berth_controller_core::{
+    ApiError, AppState, Call, RequestContext, Service, params, read, time, tx,
+};
 use serde_json::{Value, json};
 
 fn rule_view(rule: &Rule) -> Value {
@@ -41,6 +44,7 @@ fn view(group: &Group) -> Value {
         "tenant_id": group.project_id,
         "project_id": group.project_id,
         "security_group_rules": group.rules.iter().map(rule_view).collect::<Vec<_>>(),
+        "tags": group.tags,
         "revision_number": group.revision,
         "created_at": time::seconds(group.created_at),
         "updated_at": time::seconds(group.updated_at),
@@ -50,7 +54,9 @@ fn view(group: &Group) -> Value {
 /// `GET /v2.0/security-groups`. A project's default group is made when somebody looks.
 pub async fn list(call: Call, query: Params) -> Reply {
     let env = call.app.env();
-    let asked = STYLE.asked(&security_groups::TABLE, &query, &[], |_, _| None)?;
+    let asked = STYLE.asked(&security_groups::TABLE, &query, &[], |name, wanted| {
+        tags::filter(Kind::SecurityGroups, "g.id", name, wanted).map(Ok)
+    })?;
     let (page, groups) = tx!(call, |tx| [call, env, asked] {
         if !call.context.project_id.is_empty() {
             security_groups::ensure_default(tx, &env, &call.context.project_id).await?;
@@ -111,9 +117,16 @@ async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Group, 
         .ok_or_else(|| security_groups::missing(id))
 }
 
+/// With its tags.
+async fn shown(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Group, ApiError> {
+    let mut group = load(tx, context, id).await?;
+    tags::fill(tx, std::slice::from_mut(&mut group)).await?;
+    Ok(group)
+}
+
 /// `GET /v2.0/security-groups/{id}`
 pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
-    let group = tx!(call, |tx| [call, id] { load(tx, &call.context, &id).await })?;
+    let group = read!(call, |tx| [call, id] { shown(tx, &call.context, &id).await })?;
     Ok(ok(json!({"security_group": only(view(&group), &query)})))
 }
 
@@ -146,7 +159,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
             params![name, description, now, &id],
         )
         .await?;
-        load(tx, &call.context, &id).await
+        shown(tx, &call.context, &id).await
     })?;
     Ok(ok(json!({"security_group": view(&group)})))
 }
@@ -164,7 +177,7 @@ pub async fn delete(call: Call, Path(id): Path<String>) -> Reply {
 /// `GET /v2.0/security-group-rules`
 pub async fn list_rules(call: Call, query: Params) -> Reply {
     let asked = STYLE.asked(&security_groups::RULES, &query, &[], |_, _| None)?;
-    let (page, rules) = tx!(call, |tx| [call, asked] {
+    let (page, rules) = read!(call, |tx| [call, asked] {
         let project = call.context.reach.project();
         let visible = Condition::owned("r.project_id", project);
         let page = STYLE.page(tx, &security_groups::RULES, &visible, project, &asked).await?;
@@ -271,7 +284,7 @@ async fn load_rule(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Ru
 
 /// `GET /v2.0/security-group-rules/{id}`
 pub async fn show_rule(call: Call, Path(id): Path<String>, query: Params) -> Reply {
-    let rule = tx!(call, |tx| [call, id] { load_rule(tx, &call.context, &id).await })?;
+    let rule = read!(call, |tx| [call, id] { load_rule(tx, &call.context, &id).await })?;
     Ok(ok(
         json!({"security_group_rule": only(rule_view(&rule), &query)}),
     ))

@@ -6,13 +6,14 @@ use super::{
 };
 use crate::networks;
 use crate::subnets::{self, Subnet};
+use crate::tags::{self, Kind};
 use axum::body::Bytes;
 use axum::extract::Path;
 use berth_controller_core::body::{self, Fields, clip};
 use berth_controller_core::policy::Reach;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
-use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, time, tx};
+use berth_controller_core::{ApiError, AppState, Call, RequestContext, Service, read, time, tx};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -66,6 +67,7 @@ fn view(subnet: &Subnet) -> Value {
         "subnetpool_id": null,
         "ipv6_ra_mode": null,
         "ipv6_address_mode": null,
+        "tags": subnet.tags,
         "revision_number": subnet.revision,
         "created_at": time::seconds(subnet.created_at),
         "updated_at": time::seconds(subnet.updated_at),
@@ -192,6 +194,7 @@ fn parse(app: &AppState, fields: &Fields<'_>) -> Result<Subnet, ApiError> {
         revision: 1,
         created_at: now,
         updated_at: now,
+        tags: Vec::new(),
     };
     subnet.check()?;
     if subnet.pools.is_empty() {
@@ -238,8 +241,10 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
 /// `GET /v2.0/subnets`: those of networks that the caller may see; of external networks that
 /// are not shared, only its own.
 pub async fn list(call: Call, query: Params) -> Reply {
-    let asked = STYLE.asked(&subnets::TABLE, &query, &[], |_, _| None)?;
-    let (page, found) = tx!(call, |tx| [call, asked] {
+    let asked = STYLE.asked(&subnets::TABLE, &query, &[], |name, wanted| {
+        tags::filter(Kind::Subnets, "s.id", name, wanted).map(Ok)
+    })?;
+    let (page, found) = read!(call, |tx| [call, asked] {
         let project = call.context.reach.project();
         let visible = subnets::visible(project);
         let page = STYLE.page(tx, &subnets::TABLE, &visible, project, &asked).await?;
@@ -251,7 +256,11 @@ pub async fn list(call: Call, query: Params) -> Reply {
 }
 
 /// One, if the caller may see it.
-async fn load(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Subnet, ApiError> {
+pub(super) async fn load(
+    tx: &mut Tx,
+    context: &RequestContext,
+    id: &str,
+) -> Result<Subnet, ApiError> {
     let Some(subnet) = subnets::find(tx, id).await? else {
         return Err(subnets::missing(id));
     };
@@ -277,7 +286,11 @@ async fn load_own(tx: &mut Tx, context: &RequestContext, id: &str) -> Result<Sub
 
 /// `GET /v2.0/subnets/{id}`
 pub async fn show(call: Call, Path(id): Path<String>, query: Params) -> Reply {
-    let subnet = tx!(call, |tx| [call, id] { load(tx, &call.context, &id).await })?;
+    let subnet = read!(call, |tx| [call, id] {
+        let mut subnet = load(tx, &call.context, &id).await?;
+        tags::fill(tx, std::slice::from_mut(&mut subnet)).await?;
+        Ok::<_, ApiError>(subnet)
+    })?;
     Ok(ok(json!({"subnet": only(view(&subnet), &query)})))
 }
 
@@ -323,6 +336,7 @@ pub async fn update(call: Call, Path(id): Path<String>, bytes: Bytes) -> Reply {
         after.updated_at = now;
         subnets::update(tx, &before, &after).await?;
         after.revision += 1;
+        tags::fill(tx, std::slice::from_mut(&mut after)).await?;
         Ok::<_, ApiError>(after)
     })?;
     Ok(ok(json!({"subnet": view(&subnet)})))

@@ -526,3 +526,94 @@ async fn a_subnet_is_one_that_hosts_can_be_in_or_is_refused_with_why() {
         assert_eq!(port["port"]["fixed_ips"][0]["ip_address"], address);
     }
 }
+
+#[tokio::test]
+async fn what_has_tags_is_found_by_them_and_takes_them_along() {
+    let app = app().await;
+    let admin = Client::admin(&app).await;
+    let (alice, _) = admin.member("alice").await;
+    let (bob, _) = admin.member("bob").await;
+    let net = network(&alice, "n").await;
+    let other = network(&alice, "o").await;
+    let own = subnet(&alice, &net, "10.0.0.0/24").await;
+    let port = json!({"port": {"network_id": net}});
+    let port = alice.post(PORT, port).await.json();
+    let group = json!({"security_group": {"name": "g"}});
+    let group_path = "/network/v2.0/security-groups";
+    let group = alice.post(group_path, group).await.json();
+    for (path, key, id) in [
+        (NET, "networks", &json!(net)),
+        (SUBNET, "subnets", &own["id"]),
+        (PORT, "ports", &port["port"]["id"]),
+        (
+            group_path,
+            "security_groups",
+            &group["security_group"]["id"],
+        ),
+    ] {
+        let one = format!("{path}/{}", id.as_str().unwrap());
+        let all = format!("{one}/tags");
+        let put = alice
+            .put(&all, json!({"tags": ["red", "blue", "red"]}))
+            .await;
+        assert_eq!(put.json()["tags"], json!(["blue", "red"]), "{path}");
+        assert_eq!(
+            alice
+                .send("PUT", &format!("{all}/big"), None, &[])
+                .await
+                .status,
+            201
+        );
+        assert_eq!(alice.get(&format!("{all}/big")).await.status, 204);
+        assert_eq!(alice.get(&format!("{all}/small")).await.status, 404);
+        assert_eq!(alice.delete(&format!("{all}/small")).await.status, 404);
+        assert_eq!(alice.put(&all, json!({"tags": ["a,b"]})).await.status, 400);
+        let tags = json!(["big", "blue", "red"]);
+        let single = &key[..key.len() - 1];
+        assert_eq!(alice.get(&one).await.json()[single]["tags"], tags);
+        let found = async |query: &str| {
+            let list = alice.get(&format!("{path}?{query}")).await.json();
+            let all = list[key].as_array().unwrap().clone();
+            all.iter()
+                .any(|item| item["id"] == *id && item["tags"] == tags)
+        };
+        for (query, there) in [
+            ("tags=red,blue", true),
+            ("tags=red,green", false),
+            ("tags-any=green,red", true),
+            ("tags-any=green", false),
+            ("not-tags=red,green", true),
+            ("not-tags=red,blue", false),
+            ("not-tags-any=green", true),
+            ("not-tags-any=green,red", false),
+        ] {
+            assert_eq!(found(query).await, there, "{path}?{query}");
+        }
+        // Nobody else's.
+        assert_eq!(bob.get(&all).await.status, 404);
+        assert_eq!(bob.delete(&all).await.status, 404);
+        assert_eq!(alice.delete(&format!("{all}/big")).await.status, 204);
+    }
+    let shared = json!({"network": {"shared": true}});
+    admin.put(&format!("{NET}/{other}"), shared).await;
+    let foreign = format!("{NET}/{other}/tags/x");
+    assert_eq!(bob.send("PUT", &foreign, None, &[]).await.status, 403);
+    // What goes takes its tags along.
+    let port = port["port"]["id"].as_str().unwrap();
+    for path in [
+        format!("{PORT}/{port}"),
+        format!("{NET}/{net}"),
+        format!(
+            "{group_path}/{}",
+            group["security_group"]["id"].as_str().unwrap()
+        ),
+    ] {
+        assert_eq!(alice.delete(&path).await.status, 204, "{path}");
+    }
+    let left = app
+        .store
+        .tx::<_, berth_controller_core::store::StoreError, _>(|tx| {
+            Box::pin(tx.query::<(String,)>("SELECT tag FROM network_tags", &[]))
+        });
+    assert_eq!(left.await.unwrap(), []);
+}

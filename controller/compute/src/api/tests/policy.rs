@@ -349,6 +349,9 @@ fn body_of(method: &str, template: &str) -> Value {
         ("PATCH", "/image/v2/images/{id}") => {
             json!([{"op": "replace", "path": "/name", "value": "theirs"}])
         }
+        ("PUT", path) if path.starts_with("/network/") && path.ends_with("/tags") => {
+            json!({"tags": []})
+        }
         ("POST", "/image/v2/images/{id}/members") => json!({"member": "theirs"}),
         ("PUT", "/image/v2/images/{id}/members/{member}") => json!({"status": "accepted"}),
         _ => Value::Null,

@@ -14,6 +14,13 @@ CREATE TABLE host_beats (
     copied BIGINT NOT NULL                   -- hosts.last_seen_at, which a controller of the release before writes
 );
 
+-- When an upload last said that it goes on, which it says by changing images.updated_at.
+CREATE TABLE upload_beats (
+    image_id TEXT PRIMARY KEY,
+    beat BIGINT NOT NULL,
+    said_at BIGINT NOT NULL                  -- what images.updated_at was then
+);
+
 -- Where rows were in their lists that are deleted: a page may begin behind one.
 CREATE TABLE deleted_markers (
     kind TEXT NOT NULL,
