@@ -133,7 +133,11 @@ fn words(text: &str) -> String {
 /// Debian's bundle of the CAs that are trusted without being told.
 const SYSTEM_CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-fn trusting(path: &Path) -> anyhow::Result<rustls::ClientConfig> {
+/// TLS that trusts who a PEM file vouches for.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn trusting(path: &Path) -> anyhow::Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     match std::fs::read(path) {
         Ok(pem) => {

@@ -2,6 +2,7 @@
 //! noisy machine is noisy for all alike. Ratios are the result; absolute times are not.
 
 mod boot;
+mod control;
 mod report;
 
 use std::process::ExitCode;
@@ -17,11 +18,18 @@ pub struct Arguments {
 enum What {
     /// Time from exec of the VMM to a marker on the guest's serial console.
     Boot(boot::Arguments),
+    /// What the controllers cost with so many hosts and servers.
+    Control(control::Arguments),
+    /// Many simulated hosts in one process; `control` starts it.
+    #[command(hide = true)]
+    Fleet(control::fleet::FleetArguments),
 }
 
 /// Runs the benchmark.
 pub fn main(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.what {
         What::Boot(arguments) => boot::main(arguments),
+        What::Control(arguments) => control::main(arguments),
+        What::Fleet(arguments) => control::fleet::main(arguments),
     }
 }

@@ -75,7 +75,7 @@ pub fn table(summaries: &[Summary]) -> String {
 }
 
 /// The value below which `at` (0 to 1) of the values lie, interpolated.
-fn quantile(values: &[f64], at: f64) -> f64 {
+pub fn quantile(values: &[f64], at: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let Some(last) = sorted.len().checked_sub(1) else {

@@ -8,7 +8,7 @@
 
 use crate::groups;
 use crate::instances::Instance;
-use berth_controller_core::store::{Json, StoreError, Tx};
+use berth_controller_core::store::{AsStoreError, Json, StoreError, Tx};
 use berth_controller_core::{ControlSettings, Env, beat, params, row};
 use berth_controller_hosts::Target;
 use berth_controller_image::records;
@@ -28,6 +28,15 @@ pub enum PlacementError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl AsStoreError for PlacementError {
+    fn as_store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::NoValidHost(_) => None,
+            Self::Store(error) => Some(error),
+        }
+    }
 }
 
 /// Chooses the best host for an instance, claims it, and makes the row of a VMM there that is to

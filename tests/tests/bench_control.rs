@@ -1,0 +1,108 @@
+//! `berth bench control` with RabbitMQ and PostgreSQL: that it measures what it says, on a small cloud;
+//! and, with patience, the figures of a large one.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use berth_tests::postgres::PrivatePostgres;
+use berth_tests::rabbit::PrivateRabbit;
+use berth_tests::{binaries, process};
+use serde_json::Value;
+
+/// Runs it; gives its results, and shows its table.
+fn measured(postgres: &PrivatePostgres, arguments: &[&str], patience: Duration) -> Value {
+    let rabbit = PrivateRabbit::start().unwrap();
+    let here = tempfile::tempdir().unwrap();
+    let json = here.path().join("results.json");
+    let controller = binaries::build("berth-controller", "berth-controller").unwrap();
+    let mut bench = Command::new(binaries::build("berth", "berth").unwrap());
+    bench.args(["bench", "control", "--database", &postgres.url()]);
+    bench.args(["--broker", &rabbit.url(), "--broker-key"]);
+    bench.arg(rabbit.host_key()).arg("--controller");
+    bench.arg(controller).arg("--json").arg(&json);
+    bench.args(arguments);
+    let table = process::check(bench, patience).unwrap();
+    eprintln!("{table}");
+    serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()
+}
+
+#[test]
+fn a_small_cloud_is_measured() {
+    let postgres = PrivatePostgres::start().unwrap();
+    let arguments = [
+        "--hosts=4",
+        "--servers=100",
+        "--controllers=2",
+        "--warm-up=1",
+        "--seconds=4",
+        "--gets=30",
+        "--creates=5",
+        "--burst=20",
+        "--report-interval=1",
+    ];
+    let results = measured(&postgres, &arguments, Duration::from_secs(300));
+    assert_eq!(
+        (&results["hosts"], &results["servers"]),
+        (&4.into(), &100.into())
+    );
+    let lines = results["lines"].as_array().unwrap();
+    let line = |what: &str| lines.iter().find(|line| line["what"] == what).unwrap();
+    for (what, samples) in [
+        ("show: p99", 40),
+        ("list of 50: p99", 40),
+        ("list by filter and marker: p99", 40),
+        ("create accepted: p99", 20),
+        ("commit: p99", 20),
+    ] {
+        assert_eq!(line(what)["samples"], samples, "{what}");
+        assert!(line(what)["value"].as_f64().unwrap() >= line(what)["median"].as_f64().unwrap());
+    }
+    for what in [
+        "claims alone",
+        "creates to ACTIVE",
+        "CPU a heartbeat",
+        "memory of a controller",
+    ] {
+        assert!(line(what)["value"].as_f64().unwrap() > 0.0, "{what}");
+    }
+    // What it made is what it says: every server has its VMM, its claim and its port.
+    let of = |sql: &str| postgres.query("berth", sql).unwrap().trim().to_owned();
+    let alive = "SELECT COUNT(*) FROM instances WHERE deleted_at IS NULL";
+    // The first one, the copies, the offered ones with their warm-up, and the burst.
+    assert_eq!(of(alive), (1 + 100 + 25 + 20).to_string());
+    for table in [
+        "vmms WHERE deleted_at IS NULL",
+        "claims",
+        "ports WHERE instance_id IS NOT NULL",
+    ] {
+        assert_eq!(
+            of(&format!("SELECT COUNT(*) FROM {table}")),
+            "146",
+            "{table}"
+        );
+    }
+    assert_eq!(
+        of("SELECT COUNT(*) FROM instances WHERE deleted_at IS NOT NULL"),
+        "100"
+    );
+}
+
+#[test]
+#[ignore = "a benchmark: it wants a quiet machine, for a quarter of an hour"]
+fn a_thousand_hosts_are_measured() {
+    let of = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let postgres = PrivatePostgres::start_durable().unwrap();
+    let hosts = format!("--hosts={}", of("BERTH_HOSTS", "1000"));
+    let servers = format!("--servers={}", of("BERTH_SERVERS", "10000"));
+    let controllers = format!("--controllers={}", of("BERTH_CONTROLLERS", "1"));
+    let more = of("BERTH_BENCH_ARGUMENTS", "");
+    let mut arguments = vec![&*hosts, &*servers, &*controllers];
+    arguments.extend(more.split_whitespace());
+    let results = measured(&postgres, &arguments, Duration::from_secs(3600));
+    eprintln!("{}", serde_json::to_string_pretty(&results).unwrap());
+    for line in results["lines"].as_array().unwrap() {
+        assert!(line["value"].as_f64().unwrap() > 0.0, "{line}");
+    }
+}
