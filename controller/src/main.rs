@@ -174,6 +174,7 @@ fn env(config: &Config) -> Env {
         clock: Arc::new(SystemClock::default()),
         rng: Arc::new(SystemRng),
         control: Arc::new(config.control.clone()),
+        hosts: Arc::default(),
     }
 }
 

@@ -1,12 +1,13 @@
-//! Reconcilers: each looks at the whole state of one thing, and repairs it. No input, no memory:
-//! a timer and a poke start them, and running one twice, or on two controllers at once, is the
-//! same as running it once.
+//! Reconcilers: each looks at the state of one thing, all of it or one window after the other, and
+//! repairs it. No input, no memory but where the next window begins: a timer starts them, and running
+//! one twice, or on two controllers at once, is the same as running it once.
 //!
 //! What they may not do is free anything because time went by (PROTOCOL.md, rule 1), or remove
 //! what nobody asked to remove (rule 5).
 //!
 //! Each stands in its service; here is who runs them.
 
+use crate::compute::reconcile::Window;
 use crate::core::store::StoreError;
 use crate::core::{AppState, listing};
 use crate::operations::{self, Engine};
@@ -26,11 +27,12 @@ const MARKERS_KEPT: i64 = 86_400;
 /// Runs rounds until `stop` is cancelled.
 pub async fn run(engine: Engine, stop: CancellationToken) {
     let app = &engine.app;
+    let mut windows = Windows::default();
     for number in (0..ROUNDS_A_SWEEP).cycle() {
         if stop.is_cancelled() {
             break;
         }
-        round(&engine).await;
+        round(&engine, &mut windows).await;
         if number == 0 {
             say("image files", sweep(app).await);
         }
@@ -50,8 +52,16 @@ async fn sweep(app: &AppState) -> Result<u64, StoreError> {
     image::reconcile::sweep(app, is_undisputed).await
 }
 
+/// Where the reconcilers of large tables are.
+#[derive(Debug, Default)]
+pub struct Windows {
+    instances: Window,
+    claims: Window,
+    vmms: Window,
+}
+
 /// Every reconciler once. One that fails keeps none of the others from running.
-pub async fn round(engine: &Engine) {
+pub async fn round(engine: &Engine, windows: &mut Windows) {
     let app = &engine.app;
     let outcomes: [(&str, Result<u64, StoreError>); 11] = [
         ("lineage", hosts::lineage::advance(app).await),
@@ -62,11 +72,17 @@ pub async fn round(engine: &Engine) {
         ),
         (
             "instances",
-            compute::reconcile::instances::reconcile(app).await,
+            compute::reconcile::instances::reconcile(app, &mut windows.instances).await,
         ),
-        ("claims", compute::reconcile::claims::reconcile(app).await),
+        (
+            "claims",
+            compute::reconcile::claims::reconcile(app, &mut windows.claims).await,
+        ),
         ("images", image::reconcile::reconcile(app).await),
-        ("vmms", compute::reconcile::vmms::reconcile(app).await),
+        (
+            "vmms",
+            compute::reconcile::vmms::reconcile(app, &mut windows.vmms).await,
+        ),
         ("commands", operations::reconcile::prune(app).await),
         ("join tokens", hosts::reconcile::prune(app).await),
         ("image tokens", image::reconcile::prune(app).await),

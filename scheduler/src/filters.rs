@@ -86,11 +86,12 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl<'a> Surroundings<'a> {
-    pub(crate) fn new(request: &'a Request, policy: &'a Policy, hosts: &[HostSnapshot]) -> Self {
+    pub(crate) fn new(request: &'a Request, policy: &'a Policy, hosts: &[&HostSnapshot]) -> Self {
         let group_hosts = match &request.group {
             None => BTreeSet::new(),
             Some(group) => {
-                let has_member = |host: &&HostSnapshot| !host.instances.is_disjoint(&group.members);
+                let has_member =
+                    |host: &&&HostSnapshot| !host.instances.is_disjoint(&group.members);
                 hosts
                     .iter()
                     .filter(has_member)

@@ -3,6 +3,7 @@
 use crate::filters::{FilterName, Surroundings};
 use crate::{HostSnapshot, Policy, Request, weighers};
 use berth_rpc_types::HostId;
+use std::borrow::Borrow;
 use std::fmt;
 
 /// The outcome.
@@ -99,9 +100,14 @@ fn write_removed(f: &mut fmt::Formatter<'_>, removed: &[Removed]) -> fmt::Result
 /// `draw` is a random number of the caller's. It decides among hosts of equal weight, and which
 /// of the best `host_subset_size` is first, so that controllers side by side do not all choose
 /// the same host.
-pub fn select(request: &Request, hosts: &[HostSnapshot], policy: &Policy, draw: u64) -> Selection {
-    let surroundings = Surroundings::new(request, policy, hosts);
-    let mut candidates: Vec<&HostSnapshot> = hosts.iter().collect();
+pub fn select<H: Borrow<HostSnapshot>>(
+    request: &Request,
+    hosts: &[H],
+    policy: &Policy,
+    draw: u64,
+) -> Selection {
+    let mut candidates: Vec<&HostSnapshot> = hosts.iter().map(H::borrow).collect();
+    let surroundings = Surroundings::new(request, policy, &candidates);
     let mut removed = Vec::new();
     for &filter in &policy.filters {
         let (passed, refused): (Vec<_>, Vec<_>) = candidates

@@ -225,7 +225,7 @@ fn a_failure_tells_what_each_filter_removed_and_why() {
         "No valid host was found: 5 hosts considered; ComputeFilter removed 2 (1 down, 1 \
          disabled), RamFilter removed 3 (need 8192 MiB; the best has 2048)"
     );
-    let nobody = select(&wanted, &[], &Policy::default(), 7)
+    let nobody = select(&wanted, &[] as &[HostSnapshot], &Policy::default(), 7)
         .failure()
         .unwrap();
     assert_eq!(

@@ -37,6 +37,30 @@ pub fn build(package: &str, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Builds the binary `name` optimised, whatever the tests are: what benchmarks measure.
+///
+/// # Errors
+/// If it does not build; the message has the compiler's.
+pub fn build_optimised(name: &str) -> Result<PathBuf> {
+    let target = profile_dir()?;
+    let target = target.parent().context("a target directory has a parent")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--workspace",
+        "--bin",
+        name,
+    ]);
+    cargo
+        .arg("--manifest-path")
+        .arg(workspace().join("Cargo.toml"));
+    cargo.arg("--target-dir").arg(target);
+    process::check(cargo, BUILD_PATIENCE).with_context(|| format!("{name} does not build"))?;
+    Ok(target.join("release").join(name))
+}
+
 /// The path of a binary of this crate, which cargo builds along with its tests.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,12 +13,16 @@ use berth_tests::{binaries, process};
 use serde_json::Value;
 
 /// Runs it; gives its results, and shows its table.
-fn measured(postgres: &PrivatePostgres, arguments: &[&str], patience: Duration) -> Value {
+fn measured(
+    postgres: &PrivatePostgres,
+    [berth, controller]: [PathBuf; 2],
+    arguments: &[&str],
+    patience: Duration,
+) -> Value {
     let rabbit = PrivateRabbit::start().unwrap();
     let here = tempfile::tempdir().unwrap();
     let json = here.path().join("results.json");
-    let controller = binaries::build("berth-controller", "berth-controller").unwrap();
-    let mut bench = Command::new(binaries::build("berth", "berth").unwrap());
+    let mut bench = Command::new(berth);
     bench.args(["bench", "control", "--database", &postgres.url()]);
     bench.args(["--broker", &rabbit.url(), "--broker-key"]);
     bench.arg(rabbit.host_key()).arg("--controller");
@@ -42,7 +47,8 @@ fn a_small_cloud_is_measured() {
         "--burst=20",
         "--report-interval=1",
     ];
-    let results = measured(&postgres, &arguments, Duration::from_secs(300));
+    let programs = ["berth", "berth-controller"].map(|name| binaries::build(name, name).unwrap());
+    let results = measured(&postgres, programs, &arguments, Duration::from_secs(300));
     assert_eq!(
         (&results["hosts"], &results["servers"]),
         (&4.into(), &100.into())
@@ -57,6 +63,7 @@ fn a_small_cloud_is_measured() {
         ("commit: p99", 20),
     ] {
         assert_eq!(line(what)["samples"], samples, "{what}");
+        assert_eq!(line(what)["refused"], 0, "{what}");
         assert!(line(what)["value"].as_f64().unwrap() >= line(what)["median"].as_f64().unwrap());
     }
     for what in [
@@ -100,7 +107,13 @@ fn a_thousand_hosts_are_measured() {
     let more = of("BERTH_BENCH_ARGUMENTS", "");
     let mut arguments = vec![&*hosts, &*servers, &*controllers];
     arguments.extend(more.split_whitespace());
-    let results = measured(&postgres, &arguments, Duration::from_secs(3600));
+    // Another release's, to compare.
+    let folder = std::env::var_os("BERTH_PROGRAMS").map(PathBuf::from);
+    let programs = ["berth", "berth-controller"].map(|name| match &folder {
+        Some(folder) => folder.join(name),
+        None => binaries::build_optimised(name).unwrap(),
+    });
+    let results = measured(&postgres, programs, &arguments, Duration::from_secs(3600));
     eprintln!("{}", serde_json::to_string_pretty(&results).unwrap());
     for line in results["lines"].as_array().unwrap() {
         assert!(line["value"].as_f64().unwrap() > 0.0, "{line}");

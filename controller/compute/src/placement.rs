@@ -1,10 +1,13 @@
 //! Placement: which host, and the claim on it, in one transaction.
 //!
-//! Guarantees that no interleaving of controllers over-commits a host: the snapshot, the choice
-//! and the claim are one SERIALIZABLE transaction, and the claim is guarded by the host's
-//! inventory generation. What is used is the sum of the claims, never what agents measure. A
-//! claim ends only when the agent answered that nothing is left, or its host was fenced
-//! (PROTOCOL.md, rule 1).
+//! Guarantees that no interleaving of controllers over-commits a host: a host is chosen from what this
+//! controller read a moment ago ([`KnownHosts`]), and claimed by its own rows: they are read, the filters
+//! asked again, and the host's generation, which each claim and release raises, is to be what was read.
+//! So a claim costs what one host has, and conflicts with those on the same host only. What is used is
+//! the sum of the claims, never what agents measure. A claim ends only when the agent answered that
+//! nothing is left, or its host was fenced (PROTOCOL.md, rule 1).
+//!
+//! [`KnownHosts`]: berth_controller_core::KnownHosts
 
 use crate::groups;
 use crate::instances::Instance;
@@ -14,10 +17,9 @@ use berth_controller_hosts::Target;
 use berth_controller_image::records;
 use berth_controller_network as network;
 use berth_rpc_types::{Capacity, HostId, InstanceId, VmmRole, VmmState};
-use berth_scheduler::{
-    GroupPolicy, HostSnapshot, ImageProperties, Request, Selection, ServerGroup, select,
-};
+use berth_scheduler::{GroupPolicy, HostSnapshot, ImageProperties, Request, ServerGroup, select};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Why nothing was claimed.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +52,28 @@ pub async fn select_and_claim(
     instance: &Instance,
     excluded: &[HostId],
 ) -> Result<Target, PlacementError> {
-    let control = &*env.control;
-    let hosts = snapshot(tx, control).await?;
+    let policy = &env.control.scheduler;
     let request = request(tx, instance, excluded).await?;
     let draw = u64::try_from(env.rng.bits() >> 64).unwrap_or(0);
-    let snapshots: Vec<HostSnapshot> = hosts.values().map(|h| h.snapshot.clone()).collect();
-    let selection: Selection = select(&request, &snapshots, &control.scheduler, draw);
-    tracing::info!(instance_id = %instance.id, %selection, "placement");
-    for host_id in selection.hosts() {
-        let Some(host) = hosts.get(&host_id) else {
-            continue;
-        };
-        if let Some(target) = claim(tx, env, instance, host).await? {
+    let named = Named::read(tx, &request).await?;
+    let now = env.clock.monotonic();
+    if let Some(hosts) = env.hosts.recent(now) {
+        let selection = select(&request, &named.on(hosts), policy, draw);
+        tracing::info!(instance_id = %instance.id, %selection, "placement");
+        for host_id in selection.hosts().take(TRIED) {
+            if let Some(target) = claim(tx, env, instance, &request, &named, host_id).await? {
+                return Ok(target);
+            }
+        }
+    }
+    // What is known is too old, or none of it will do.
+    let hosts = read(tx, env, None).await?;
+    let hosts: Vec<Arc<HostSnapshot>> = hosts.into_iter().map(|h| Arc::new(h.snapshot)).collect();
+    env.hosts.put(now, &hosts);
+    let selection = select(&request, &named.on(hosts), policy, draw);
+    tracing::info!(instance_id = %instance.id, %selection, "placement, by every host's rows");
+    for host_id in selection.hosts().take(TRIED) {
+        if let Some(target) = claim(tx, env, instance, &request, &named, host_id).await? {
             return Ok(target);
         }
     }
@@ -72,23 +84,43 @@ pub async fn select_and_claim(
     }
 }
 
+/// Hosts whose rows are asked, in one placement: each of the best ones may be full by now.
+const TRIED: usize = 8;
+
+/// A host as its rows say now.
 struct Host {
     snapshot: HostSnapshot,
     generation: i64,
 }
 
+/// Claims a host, if its rows say that it will do: `None` if they do not, or changed meanwhile.
 async fn claim(
     tx: &mut Tx,
     env: &Env,
     instance: &Instance,
-    host: &Host,
+    request: &Request,
+    named: &Named,
+    host_id: HostId,
 ) -> Result<Option<Target>, StoreError> {
+    let Some(host) = read(tx, env, Some(host_id)).await?.pop() else {
+        return Ok(None);
+    };
     let now = env.now();
-    let host_id = host.snapshot.id;
+    let Host {
+        mut snapshot,
+        generation,
+    } = host;
+    let asked = named.on(vec![Arc::new(snapshot.clone())]);
+    let will_do = named.may_be_on(request, host_id)
+        && select(request, &asked, &env.control.scheduler, 0).first() == Some(host_id);
+    if !will_do {
+        env.hosts.update(snapshot);
+        return Ok(None);
+    }
     let taken = tx
         .execute(
             "UPDATE hosts SET generation = generation + 1 WHERE id = $1 AND generation = $2",
-            params![host_id, host.generation],
+            params![host_id, generation],
         )
         .await?;
     if taken == 0 {
@@ -115,7 +147,61 @@ async fn claim(
         ],
     )
     .await?;
+    // The next one is not to choose it for what is gone. Should this not commit, it is read again soon.
+    snapshot.vcpus_used = snapshot.vcpus_used.saturating_add(request.vcpus);
+    snapshot.memory_used_mib = snapshot.memory_used_mib.saturating_add(request.memory_mib);
+    snapshot.disk_used_gib = snapshot.disk_used_gib.saturating_add(request.disk_gib);
+    env.hosts.update(snapshot);
     Ok(Some(Target { vmm_id, host_id }))
+}
+
+/// Where the instances are that a request names: its group's members, and those of its hints.
+struct Named(BTreeMap<HostId, BTreeSet<InstanceId>>);
+
+impl Named {
+    async fn read(tx: &mut Tx, request: &Request) -> Result<Self, StoreError> {
+        let mut named: BTreeSet<InstanceId> = request.same_host.clone();
+        named.extend(&request.different_host);
+        if let Some(group) = &request.group {
+            named.extend(&group.members);
+        }
+        let mut on = BTreeMap::<HostId, BTreeSet<InstanceId>>::new();
+        for id in named {
+            let sql = "SELECT host_id FROM claims WHERE instance_id = $1";
+            for (host_id,) in tx.query::<(HostId,)>(sql, params![id]).await? {
+                on.entry(host_id).or_default().insert(id);
+            }
+        }
+        Ok(Self(on))
+    }
+
+    /// Hosts with what is named of what they have.
+    fn on(&self, mut hosts: Vec<Arc<HostSnapshot>>) -> Vec<Arc<HostSnapshot>> {
+        if !self.0.is_empty() {
+            for host in &mut hosts {
+                if let Some(instances) = self.0.get(&host.id) {
+                    Arc::make_mut(host).instances.clone_from(instances);
+                }
+            }
+        }
+        hosts
+    }
+
+    /// What one host alone does not tell: a group that is to be together is where its members are.
+    fn may_be_on(&self, request: &Request, host_id: HostId) -> bool {
+        let Some(group) = &request.group else {
+            return true;
+        };
+        let has_member =
+            |(_, there): (&HostId, &BTreeSet<InstanceId>)| !there.is_disjoint(&group.members);
+        group.policy != GroupPolicy::Affinity
+            || request.forced_host.is_some()
+            || !self.0.iter().any(has_member)
+            || self
+                .0
+                .get(&host_id)
+                .is_some_and(|there| has_member((&host_id, there)))
+    }
 }
 
 /// Makes a VMM the instance's active one: it is on that host from now on, with its disks
@@ -181,43 +267,40 @@ pub async fn give_back(tx: &mut Tx, now: i64, target: Target) -> Result<(), Stor
     Ok(())
 }
 
-/// Every host as the database knows it now.
-async fn snapshot(
-    tx: &mut Tx,
-    control: &ControlSettings,
-) -> Result<BTreeMap<HostId, Host>, StoreError> {
-    let mut hosts = BTreeMap::new();
+/// Hosts as the database knows them now: all, or one.
+async fn read(tx: &mut Tx, env: &Env, only: Option<HostId>) -> Result<Vec<Host>, StoreError> {
+    let (of_one, id) = match only {
+        None => ("", vec![]),
+        Some(id) => ("WHERE id = $1", params![id].to_vec()),
+    };
     let sql = format!(
         "SELECT id, hostname, availability_zone, enabled, forced_down, capacity, generation, {} \
-         FROM hosts",
+         FROM hosts {of_one}",
         beat::SEEN
     );
-    for row in tx.query(&sql, &[]).await? {
-        let host = host(row, control);
-        hosts.insert(host.snapshot.id, host);
-    }
-    for claim in tx
-        .query::<Claim>(
-            "SELECT host_id, instance_id, vcpus, memory_mib, disk_gib FROM claims",
-            &[],
-        )
-        .await?
-    {
-        if let Some(host) = hosts.get_mut(&claim.host_id) {
-            let used = &mut host.snapshot;
-            used.instances.insert(claim.instance_id);
-            used.vcpus_used = used.vcpus_used.saturating_add(claim.vcpus);
-            used.memory_used_mib += claim.memory_mib;
-            used.disk_used_gib += claim.disk_gib;
+    let rows: Vec<HostRow> = tx.query(&sql, &id).await?;
+    let of_one = of_one.replace("id", "host_id");
+    let sql = format!(
+        "SELECT host_id, CAST(SUM(vcpus) AS BIGINT) AS vcpus, CAST(SUM(memory_mib) AS BIGINT) AS memory_mib, \
+         CAST(SUM(disk_gib) AS BIGINT) AS disk_gib FROM claims {of_one} GROUP BY host_id"
+    );
+    let claimed: Vec<Claimed> = tx.query(&sql, &id).await?;
+    let claimed: BTreeMap<HostId, Claimed> = claimed.into_iter().map(|c| (c.host_id, c)).collect();
+    let with = |row: HostRow| {
+        let mut host = host(row, &env.control);
+        if let Some(claimed) = claimed.get(&host.snapshot.id) {
+            host.snapshot.vcpus_used = claimed.vcpus;
+            host.snapshot.memory_used_mib = claimed.memory_mib;
+            host.snapshot.disk_used_gib = claimed.disk_gib;
         }
-    }
-    Ok(hosts)
+        host
+    };
+    Ok(rows.into_iter().map(with).collect())
 }
 
 row! {
-    struct Claim {
+    struct Claimed {
         host_id: HostId,
-        instance_id: InstanceId,
         vcpus: u32,
         memory_mib: u64,
         disk_gib: u64,

@@ -4,7 +4,9 @@ use crate::metrics::Metrics;
 use crate::policy::{self, Caller, Reach, Rule, Who};
 use crate::store::Store;
 use crate::throttle::Throttle;
-use crate::{ApiError, ApiSettings, BrokerAccounts, ControlSettings, Env, HostCa};
+use crate::{
+    ApiError, ApiSettings, BrokerAccounts, ControlSettings, Env, Heard, HostCa, KnownHosts, Turns,
+};
 use berth_rpc::{
     Transport,
     clock::{Clock, Rng},
@@ -28,6 +30,12 @@ pub struct AppState {
     pub image_dir: Arc<PathBuf>,
     /// What every controller of this cloud must agree on: placement, patience, grace.
     pub control: Arc<ControlSettings>,
+    /// Hosts that this process heard, until that is written down.
+    pub heard: Arc<Heard>,
+    /// The hosts that placement chooses from.
+    pub hosts: Arc<KnownHosts>,
+    /// Requests that add to one project's things.
+    pub turns: Arc<Turns>,
     /// Pokes the workflow driver of this process: there may be something to do.
     pub wake: Arc<tokio::sync::Notify>,
     /// Pokes the outbox sender of this process.
@@ -51,6 +59,7 @@ impl AppState {
             clock: Arc::clone(&self.clock),
             rng: Arc::clone(&self.rng),
             control: Arc::clone(&self.control),
+            hosts: Arc::clone(&self.hosts),
         }
     }
 }

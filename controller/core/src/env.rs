@@ -1,6 +1,6 @@
 //! Time, chance and the shared settings, for whatever runs inside a transaction.
 
-use crate::ControlSettings;
+use crate::{ControlSettings, KnownHosts};
 use berth_rpc::clock::{Clock, Rng};
 use berth_rpc_types::{InstanceId, MessageId, OperationId, PortId, VmmId};
 use std::sync::Arc;
@@ -14,6 +14,8 @@ pub struct Env {
     pub rng: Arc<dyn Rng>,
     /// What every controller of this cloud agrees on.
     pub control: Arc<ControlSettings>,
+    /// The hosts that placement chooses from.
+    pub hosts: Arc<KnownHosts>,
 }
 
 macro_rules! draws {

@@ -8,7 +8,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use berth_controller_core::agent::{AgentError, bearer};
 use berth_controller_core::host_ca::PeerKey;
-use berth_controller_core::store::StoreError;
 use berth_controller_core::{AppState, params, secret};
 use berth_rpc_types::HostId;
 
@@ -58,17 +57,11 @@ pub(crate) async fn by_secret(
     let hash = secret::digest(bearer(headers).ok_or_else(refused)?);
     let row = app
         .store
-        .tx::<_, StoreError, _>(|tx| {
-            let hash = hash.clone();
-            Box::pin(async move {
-                tx.query_opt::<(HostId, Option<String>)>(
-                    "SELECT h.id, k.key_digest FROM hosts h LEFT JOIN host_keys k \
-                     ON k.host_id = h.id WHERE h.id = $1 AND h.secret_hash = $2",
-                    params![host_id, hash],
-                )
-                .await
-            })
-        })
+        .query_opt::<(HostId, Option<String>)>(
+            "SELECT h.id, k.key_digest FROM hosts h LEFT JOIN host_keys k \
+             ON k.host_id = h.id WHERE h.id = $1 AND h.secret_hash = $2",
+            params![host_id, hash],
+        )
         .await?;
     let (id, key) = row.ok_or_else(refused)?;
     Ok((id, key.map(PeerKey)))

@@ -8,10 +8,17 @@ use tokio_util::sync::CancellationToken;
 /// So many beats are between two looks for reports that controllers of the release before took.
 const LOOK: i64 = 5;
 
-/// Counts until `stop` is cancelled.
+/// Counts until `stop` is cancelled, and writes down at each beat who was heard.
 pub async fn run(app: AppState, stop: CancellationToken) {
     let mut last = 0;
     while !stop.is_cancelled() {
+        let written = app
+            .heard
+            .write_down(&app.store, app.clock.now_millis())
+            .await;
+        if let Err(error) = written {
+            tracing::error!(%error, "who was heard is not written down; the next report says it again");
+        }
         match app.store.tx(|tx| Box::pin(beat(tx, last))).await {
             Ok(beat) => last = beat,
             Err(error) => tracing::error!(%error, "the cloud's beat is not counted; trying again"),
@@ -21,6 +28,12 @@ pub async fn run(app: AppState, stop: CancellationToken) {
             () = app.clock.sleep(BEAT) => {}
         }
     }
+    // What was heard since; a loss costs each host one report.
+    drop(
+        app.heard
+            .write_down(&app.store, app.clock.now_millis())
+            .await,
+    );
 }
 
 /// One beat, if it is this controller's turn.

@@ -6,7 +6,7 @@
 //! - [`join`]: a token for an id and a secret; [`certificate`]: the key; [`auth`]: both, proved.
 //! - [`broker`]: a host's queues, and its account there.
 //! - [`sync`]: epoch, lost guests, what was seen, and what is acknowledged; [`observer`]: who is
-//!   told what was seen.
+//!   told what was seen; [`quiet`]: a report without news.
 //! - [`strays`]: guests that no server has.
 //! - [`fences`]: an administrator's word that a host is off, and what follows from it.
 //! - [`epoch`]: what raises a host's epoch but for a fence; [`removal`]: a host that has nothing goes.
@@ -29,6 +29,7 @@ pub mod fences;
 pub mod join;
 pub mod lineage;
 pub mod observer;
+pub mod quiet;
 pub mod reconcile;
 mod refusal;
 pub mod removal;

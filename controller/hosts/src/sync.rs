@@ -4,24 +4,22 @@
 //! An observation is folded in only if it is newer than what is known, and no operation is open
 //! on its instance (PROTOCOL.md, rule 10); until then it is not acknowledged, and told again. A
 //! guest that nobody knows is noted, and never touched (rule 5). A database older than what the
-//! agent has seen says so of itself (`refused`), and folds nothing in.
+//! agent has seen says so of itself (`refused`), and folds nothing in. A report without news is
+//! answered by [`quiet`].
 
 use crate::refusal::{self, Database, Verdict};
-use crate::{Agents, Caller, Observer, broker, epoch, lineage, strays, timelines};
+use crate::{Agents, Caller, Observer, broker, epoch, lineage, quiet, strays, timelines};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use berth_controller_core::agent::AgentError;
+use berth_controller_core::heard::SHOWN_MS;
 use berth_controller_core::store::{StoreError, Tx, Value};
 use berth_controller_core::{Env, params, row};
 use berth_controller_operations::outbox;
 use berth_rpc::{Address, kill_point};
 use berth_rpc_types::link::{Reported, SyncReply, SyncRequest};
 use berth_rpc_types::{Capacity, HostId, InstanceId, Observation, VmmId, VmmState};
-
-/// How old `hosts.last_seen_at` becomes, in milliseconds: a third of the default `service_down_time`.
-/// It costs a write of the whole row.
-const SHOWN_MS: u64 = 20_000;
 
 /// `POST /agent/v1/sync`
 pub(super) async fn sync(
@@ -37,6 +35,12 @@ pub(super) async fn sync(
     if !newer.is_empty() {
         let first = newer.first().map(ToString::to_string);
         tracing::warn!(%host_id, count = newer.len(), first, "states that only a newer controller knows; not acknowledged");
+    }
+    if newer.is_empty()
+        && let Some(reply) = quiet::answer(&app.store, &request).await?
+    {
+        app.heard.note(host_id);
+        return Ok(Json(reply));
     }
     if request.starting {
         // Before it consumes: a broker that lost its queues has this one again.
@@ -173,8 +177,7 @@ async fn seen(
         params![host_id, now],
     )
     .await?;
-    let capacity = serde_json::to_value(&request.capacity).unwrap_or_default();
-    let capacity = capacity.to_string();
+    let capacity = quiet::capacity(request);
     // A controller of the release before looks at the host's row.
     let is_due = now.abs_diff(known.last_seen_at) > SHOWN_MS;
     let is_new = known.capacity != capacity

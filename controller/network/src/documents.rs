@@ -184,8 +184,8 @@ async fn bindings_of(
 /// What DHCP calls the servers of a host: their names, as far as DNS allows.
 async fn hostnames(tx: &mut Tx, host_id: HostId) -> Result<HashMap<String, String>, StoreError> {
     let sql = "SELECT i.id, i.name FROM instances i \
-               WHERE i.id IN (SELECT instance_id FROM ports WHERE host_id = $1) \
-               OR i.id IN (SELECT p.instance_id FROM port_bindings b \
+               WHERE i.id IN (SELECT instance_id FROM ports WHERE host_id = $1 \
+               UNION SELECT p.instance_id FROM port_bindings b \
                JOIN ports p ON p.id = b.port_id WHERE b.host_id = $1)";
     let mut names = HashMap::new();
     for (id, name) in tx.query::<(String, String)>(sql, params![host_id]).await? {

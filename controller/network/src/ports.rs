@@ -144,8 +144,8 @@ impl Which {
         match self {
             Self::Id(id) => Condition::new("p.id = ?", [id.into()]),
             Self::Host(id) => Condition::new(
-                "p.host_id = ? OR p.id IN (SELECT b.port_id FROM port_bindings b \
-                 WHERE b.host_id = ?)",
+                "p.id IN (SELECT q.id FROM ports q WHERE q.host_id = ? \
+                 UNION SELECT b.port_id FROM port_bindings b WHERE b.host_id = ?)",
                 [id.into(), id.into()],
             ),
             Self::Instance(id) => Condition::new("p.instance_id = ?", [id.into()]),

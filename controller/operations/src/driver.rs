@@ -76,7 +76,7 @@ pub(crate) async fn due(engine: &Engine) -> Result<Vec<(OperationId, String)>, S
     let ours = Operation::is_ours(&*engine.kinds);
     let store = &engine.app.store;
     store
-        .tx(|tx| {
+        .read(|tx| {
             let sql = format!(
                 "SELECT id, request_id FROM operations WHERE {ours} \
                  AND (wake_at <= $1 OR (wake_at > $3 AND NOT EXISTS (SELECT 1 FROM timers t \

@@ -222,21 +222,31 @@ pub async fn run(engine: Engine, stop: CancellationToken) {
 /// Takes what is due: from now on it is due again after its back-off, sent or not.
 pub(crate) async fn take_due(app: &AppState) -> Result<Vec<Due>, StoreError> {
     let env = app.env();
+    let now = env.now();
+    // Looked for on a snapshot: what is put here meanwhile is no conflict, and due in the next round.
+    let found: Vec<Due> = app
+        .store
+        .read::<_, StoreError, _>(|tx| {
+            Box::pin(async move {
+                tx.query(
+                    "SELECT b.message_id, b.operation_id, b.host_id, b.envelope, b.sends, \
+                     b.next_send_at, o.request_id FROM outbox b \
+                     JOIN operations o ON o.id = b.operation_id \
+                     WHERE b.next_send_at <= $1 OR b.next_send_at > $3 \
+                     ORDER BY b.next_send_at LIMIT $2",
+                    params![now, BATCH, now + LONGEST_MS],
+                )
+                .await
+            })
+        })
+        .await?;
+    if found.is_empty() {
+        return Ok(found);
+    }
     app.store
         .tx(|tx| {
-            let env = env.clone();
+            let (env, found) = (env.clone(), found.clone());
             Box::pin(async move {
-                let now = env.now();
-                let found: Vec<Due> = tx
-                    .query(
-                        "SELECT b.message_id, b.operation_id, b.host_id, b.envelope, b.sends, \
-                         b.next_send_at, o.request_id FROM outbox b \
-                         JOIN operations o ON o.id = b.operation_id \
-                         WHERE b.next_send_at <= $1 OR b.next_send_at > $3 \
-                         ORDER BY b.next_send_at LIMIT $2",
-                        params![now, BATCH, now + LONGEST_MS],
-                    )
-                    .await?;
                 let mut due = Vec::new();
                 for one in found {
                     let taken = tx

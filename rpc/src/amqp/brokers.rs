@@ -5,6 +5,9 @@ use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use std::fs;
 
+/// Bytes of a frame, unless the URL says otherwise: the client keeps room for 64 of them a connection,
+/// which would be 8 MiB with RabbitMQ's own 128 KiB. A message may be of many frames.
+const FRAME_MAX: u32 = 16 << 10;
 /// Seconds between heartbeats, unless the URL says otherwise: a broker's host that vanished is
 /// noticed after twice that.
 const HEARTBEAT_S: u16 = 10;
@@ -81,6 +84,7 @@ fn parse_one(url: &str) -> Result<(Broker, String), RpcError> {
         "/".clone_into(&mut uri.vhost);
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
     uri.query
         .connection_timeout
         .get_or_insert(CONNECT_WITHIN_MS);

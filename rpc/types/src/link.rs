@@ -200,7 +200,7 @@ impl SyncRequest<Reported> {
 }
 
 /// The controller's answer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SyncReply {
     /// The host's epoch. The agent makes it durable before it acts on anything else.
     pub epoch: u64,

@@ -19,7 +19,12 @@ pub struct Quiet {
 ///
 /// # Errors
 /// The system's, and the database's.
-pub async fn quiet(cloud: &Cloud, store: &Store, stretch: Duration) -> anyhow::Result<Quiet> {
+pub async fn quiet(
+    cloud: &Cloud,
+    store: &Store,
+    interval: Duration,
+    stretch: Duration,
+) -> anyhow::Result<Quiet> {
     let postmaster = postmaster(store, cloud.database()).await?;
     let controllers = cloud.controllers();
     let all = || -> anyhow::Result<(f64, Option<f64>)> {
@@ -27,8 +32,8 @@ pub async fn quiet(cloud: &Cloud, store: &Store, stretch: Duration) -> anyhow::R
         let controllers: f64 = of.sum::<anyhow::Result<f64>>()?;
         Ok((controllers, postmaster.map(with_children).transpose()?))
     };
-    // What the start left to do is done by then.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Controllers that start have news for every host, which it hears with its next two reports.
+    tokio::time::sleep(interval * 3).await;
     let before = all()?;
     tokio::time::sleep(stretch).await;
     let after = all()?;
@@ -86,7 +91,7 @@ async fn postmaster(store: &Store, url: &str) -> anyhow::Result<Option<u32>> {
     if !name.starts_with("postgres") {
         return Ok(None);
     }
-    Ok(stat(&format!("/proc/{pid}/stat"))?.map(|stat| stat.parent))
+    Ok(stat(format!("/proc/{pid}/stat"))?.map(|stat| stat.parent))
 }
 
 struct Stat {

@@ -19,6 +19,7 @@ const AT_ONCE: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Servers whose ids are drawn from, for shows and markers.
 const KNOWN: usize = 500;
+const SERVERS: &str = "/compute/v2.1/servers";
 
 /// What is offered.
 pub struct Offered {
@@ -32,8 +33,17 @@ pub struct Offered {
     pub measured: Duration,
 }
 
-/// Milliseconds of each request of a kind, from when it was due.
-pub type Latencies = BTreeMap<&'static str, Vec<f64>>;
+/// How the requests of a kind went.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// Milliseconds of each that was answered, from when it was due.
+    pub milliseconds: Vec<f64>,
+    /// Those that were refused.
+    pub refused: usize,
+}
+
+/// Of each kind.
+pub type Latencies = BTreeMap<&'static str, Taken>;
 
 /// The kinds of request, in the order in which they are told.
 pub const KINDS: [&str; 5] = [SHOW, LIST, FILTERED, CREATE, COMMIT];
@@ -51,7 +61,7 @@ pub const COMMIT: &str = "commit";
 /// Offers the load, and gives how long each request took.
 ///
 /// # Errors
-/// A request that was refused.
+/// A cloud that does not answer at the beginning.
 pub async fn offered(
     api: &Api,
     store: &Store,
@@ -73,8 +83,8 @@ pub async fn offered(
             let (kind, path) = get(&known, number);
             let (api, sent) = (api.clone(), sent.clone());
             async move {
-                api.ask(Method::GET, &path, &Json::Null).await?;
-                tell(&sent, kind, due)
+                let asked = api.ask(Method::GET, &path, &Json::Null).await;
+                tell(&sent, kind, due, asked.is_err())
             }
         }));
     }
@@ -84,9 +94,8 @@ pub async fn offered(
         all.spawn(creates.each(move |_, due| {
             let (api, sent, body) = (api.clone(), sent.clone(), bodies.clone());
             async move {
-                api.ask(Method::POST, "/compute/v2.1/servers", &body)
-                    .await?;
-                tell(&sent, CREATE, due)
+                let asked = api.ask(Method::POST, SERVERS, &body).await;
+                tell(&sent, CREATE, due, asked.is_err())
             }
         }));
     }
@@ -94,8 +103,8 @@ pub async fn offered(
     all.spawn(commits.each(move |number, due| {
         let (store, sent) = (store.clone(), sent.clone());
         async move {
-            cost::commit(&store, number).await?;
-            tell(&sent, COMMIT, due)
+            let done = cost::commit(&store, number).await;
+            tell(&sent, COMMIT, due, done.is_err())
         }
     }));
     while let Some(ended) = all.join_next().await {
@@ -105,7 +114,10 @@ pub async fn offered(
     while let Some(sample) = taken.recv().await {
         if sample.due.duration_since(began) >= offered.warm_up {
             let all = latencies.entry(sample.kind).or_default();
-            all.push(sample.took.as_secs_f64() * 1000.0);
+            match sample.is_refused {
+                true => all.refused += 1,
+                false => all.milliseconds.push(sample.took.as_secs_f64() * 1000.0),
+            }
         }
     }
     Ok(latencies)
@@ -115,11 +127,22 @@ struct Sample {
     kind: &'static str,
     due: Instant,
     took: Duration,
+    is_refused: bool,
 }
 
-fn tell(to: &UnboundedSender<Sample>, kind: &'static str, due: Instant) -> anyhow::Result<()> {
-    let took = due.elapsed();
-    to.send(Sample { kind, due, took }).context("the results")
+fn tell(
+    to: &UnboundedSender<Sample>,
+    kind: &'static str,
+    due: Instant,
+    is_refused: bool,
+) -> anyhow::Result<()> {
+    let sample = Sample {
+        kind,
+        due,
+        took: due.elapsed(),
+        is_refused,
+    };
+    to.send(sample).context("the results")
 }
 
 /// Ticks at a rate, whatever becomes of what each tick began.
@@ -190,10 +213,11 @@ fn get(known: &[String], number: i64) -> (&'static str, String) {
     }
 }
 
-/// Makes so many servers as fast as can be; gives how many became ACTIVE a second.
+/// Makes so many servers as fast as can be; gives how many became ACTIVE a second. A create that is
+/// refused is tried again.
 ///
 /// # Errors
-/// A create that was refused, and servers that do not become ACTIVE.
+/// Servers that do not become ACTIVE.
 pub async fn burst(
     api: &Api,
     store: &Store,
@@ -214,8 +238,14 @@ pub async fn burst(
         }
         let (api, body) = (api.clone(), body.clone());
         under_way.spawn(async move {
-            let path = "/compute/v2.1/servers";
-            api.ask(Method::POST, path, &body).await.map(drop)
+            let until = Instant::now() + PATIENCE;
+            loop {
+                match api.ask(Method::POST, SERVERS, &body).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) if Instant::now() > until => return Err(error),
+                    Err(_) => {}
+                }
+            }
         });
     }
     while let Some(ended) = under_way.join_next().await {

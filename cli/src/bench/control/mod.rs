@@ -93,16 +93,18 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<results::Results> {
     say("hosts have joined; making servers");
     let api = api::Api::log_in(&cloud).await?;
     let furnished = seed::furnish(&api, &store).await?;
+    // What they are about would only be in the way.
+    cloud.stop_controllers().await?;
     seed::servers(&store, &furnished, arguments.servers).await?;
 
     say("claims, without controllers");
-    cloud.stop_controllers().await?;
     let claims = claims::a_second(&store, &furnished, seconds.min(Duration::from_secs(10))).await?;
     cloud.start_controllers().await?;
     cloud.hosts_are_up().await?;
 
     say("a quiet cloud");
-    let quiet = cost::quiet(&cloud, &store, seconds).await?;
+    let interval = Duration::from_secs(arguments.report_interval);
+    let quiet = cost::quiet(&cloud, &store, interval, seconds).await?;
     say("offered load");
     let offered = load::Offered {
         gets: arguments.gets,
@@ -114,8 +116,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<results::Results> {
     say("creates, as fast as can be");
     let creates = load::burst(&api, &store, &furnished, arguments.burst).await?;
     let memory = cloud.memory_mib()?;
-    let heartbeats = f64::from(arguments.hosts) * seconds.as_secs_f64()
-        / Duration::from_secs(arguments.report_interval).as_secs_f64();
+    let heartbeats = f64::from(arguments.hosts) * seconds.as_secs_f64() / interval.as_secs_f64();
     cloud.end().await?;
     Ok(results::Results::new(
         results::About {

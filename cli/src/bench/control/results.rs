@@ -44,6 +44,8 @@ pub struct Line {
     median: Option<f64>,
     /// How many were measured, of a latency.
     samples: Option<usize>,
+    /// How many were refused.
+    refused: Option<usize>,
     /// What is to be reached.
     target: Option<f64>,
     reached: Option<bool>,
@@ -95,7 +97,8 @@ impl Results {
             OF_10_000
         };
         let of = |kind: &str, at: f64| {
-            let all = latencies.get(kind).map_or(&[][..], Vec::as_slice);
+            let all = latencies.get(kind);
+            let all = all.map_or(&[][..], |taken| taken.milliseconds.as_slice());
             quantile(all, at)
         };
         let mut lines = vec![];
@@ -106,14 +109,16 @@ impl Results {
                 _ => Some(targets.get),
             };
             let value = of(kind, 0.99);
+            let is_answered = latencies.get(kind).is_some_and(|taken| taken.refused == 0);
             lines.push(Line {
                 what: format!("{kind}: p99"),
                 unit: "ms",
                 value,
                 median: Some(of(kind, 0.5)),
-                samples: Some(latencies.get(kind).map_or(0, Vec::len)),
+                samples: latencies.get(kind).map(|taken| taken.milliseconds.len()),
+                refused: latencies.get(kind).map(|taken| taken.refused),
                 target,
-                reached: target.map(|target| value <= target),
+                reached: target.map(|target| value <= target && is_answered),
             });
         }
         let heartbeat = figures.controller_ms + figures.database_ms.unwrap_or(0.0);
@@ -123,6 +128,7 @@ impl Results {
             value,
             median: None,
             samples: None,
+            refused: None,
             target: Some(target),
             reached: Some(value >= target),
         };
@@ -171,11 +177,13 @@ impl Results {
         );
         for line in &self.lines {
             let shown = |value: Option<f64>| value.map_or_else(String::new, |v| format!("{v:.2}"));
-            let reached = match line.reached {
-                Some(true) => "",
-                Some(false) => "  missed",
-                None => "",
+            let mut reached = match line.reached {
+                Some(false) => "  missed".to_owned(),
+                Some(true) | None => String::new(),
             };
+            if let Some(refused @ 1..) = line.refused {
+                reached += &format!("; {refused} refused");
+            }
             text += &format!(
                 "{:<28}  {:>10.2}  {:>10}  {:>10}  {}{reached}\n",
                 line.what,

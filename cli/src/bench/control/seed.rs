@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Projects that share the servers: a thing of one is not to cost what the others have.
 const PROJECTS: u32 = 20;
+/// What a project may have of each: more than it gets, and a limit, so that it is counted.
+const MUCH: i64 = 1_000_000_000;
 /// How long the first server may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The first address that a copy has, as a distance from its subnet's first.
@@ -76,10 +78,10 @@ pub async fn furnish(api: &Api, store: &Store) -> anyhow::Result<Furnished> {
         let id = api.make("/identity/v3/projects", "project", about).await?;
         let path = format!("/identity/v3/projects/{id}/users/{me}/roles/{role}");
         api.ask(Method::PUT, &path, &Json::Null).await?;
-        let quota = json!({"quota_set": {"instances": -1, "cores": -1, "ram": -1}});
+        let quota = json!({"quota_set": {"instances": MUCH, "cores": MUCH, "ram": MUCH}});
         let path = format!("/compute/v2.1/os-quota-sets/{id}");
         api.ask(Method::PUT, &path, &quota).await?;
-        let quota = json!({"quota": {"port": -1}});
+        let quota = json!({"quota": {"port": MUCH}});
         let path = format!("/network/v2.0/quotas/{id}");
         api.ask(Method::PUT, &path, &quota).await?;
         let about = json!({"name": name, "tenant_id": id});
@@ -267,6 +269,13 @@ impl Copies {
                      t.created_at, t.created_at {FROM} JOIN ports t ON t.instance_id = $4"
                 ),
             ]);
+        }
+        if !self.is_deleted {
+            all.push(format!(
+                "INSERT INTO port_security_groups (port_id, group_id) {COPIES} \
+                 SELECT {port}, t.group_id {FROM} JOIN port_security_groups t ON t.port_id IN \
+                 (SELECT id FROM ports WHERE instance_id = $4) WHERE $3 <> ''"
+            ));
         }
         let range = [Value::from(self.begin), Value::from(self.end)];
         let mut of_project = range.to_vec();

@@ -24,11 +24,13 @@ use serde_json::json;
 /// `POST /servers`
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let request = parse(&call, &bytes)?;
+    let turn = call.app.turns.of(&call.context.project_id).await;
     let made = tx!(call, |tx| [call, request] {
         let made = accept(tx, &call, request).await?;
         kill_point!("controller.request.uncommitted");
         Ok::<_, ApiError>(made)
     })?;
+    drop(turn);
     kill_point!("controller.request.committed");
     call.app.wake.notify_one();
     let body = if request.return_reservation_id {

@@ -2,28 +2,44 @@
 //!
 //! Should never find one: an operation and its instance are closed in one transaction.
 
-use berth_controller_core::store::{StoreError, Tx};
+use super::Window;
+use berth_controller_core::store::StoreError;
 use berth_controller_core::{AppState, params};
 
-/// One round.
+/// Whether the instance `i` is held by an operation that is over, or never was.
+const HELD_BY_NOBODY: &str = "(i.operation_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM operations o \
+    WHERE o.id = i.operation_id AND o.finished_at IS NULL))";
+
+/// One round, over the instances of a window.
 ///
 /// # Errors
 /// [`StoreError`]
-pub async fn reconcile(app: &AppState) -> Result<u64, StoreError> {
+pub async fn reconcile(app: &AppState, window: &mut Window) -> Result<u64, StoreError> {
+    let sql = format!(
+        "SELECT i.id, CASE WHEN {HELD_BY_NOBODY} THEN 1 ELSE 0 END AS is_held FROM instances i \
+         WHERE i.id > $1 ORDER BY i.id LIMIT $2"
+    );
+    let found = window.read(&app.store, &sql).await?;
+    if found.is_empty() {
+        return Ok(0);
+    }
     let now = app.clock.now_millis();
-    app.store
-        .tx(|tx| Box::pin(async move { let_go(tx, now).await }))
-        .await
-}
-
-async fn let_go(tx: &mut Tx, now: i64) -> Result<u64, StoreError> {
-    let freed = tx
-        .execute(
-            "UPDATE instances SET operation_id = NULL, task_state = NULL, updated_at = $1 \
-             WHERE operation_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM operations o \
-             WHERE o.id = instances.operation_id AND o.finished_at IS NULL)",
-            params![now],
-        )
+    let freed = app
+        .store
+        .tx(|tx| {
+            let found = found.clone();
+            Box::pin(async move {
+                let mut freed = 0;
+                for id in found {
+                    let sql = format!(
+                        "UPDATE instances SET operation_id = NULL, task_state = NULL, updated_at = $1 \
+                         WHERE id IN (SELECT i.id FROM instances i WHERE i.id = $2 AND {HELD_BY_NOBODY})"
+                    );
+                    freed += tx.execute(&sql, params![now, id]).await?;
+                }
+                Ok::<_, StoreError>(freed)
+            })
+        })
         .await?;
     if freed > 0 {
         tracing::error!(

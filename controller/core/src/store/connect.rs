@@ -1,13 +1,21 @@
 //! Opening the database, and running transactions.
 
-use super::{StoreError, Tx, TxFuture, schema, tx::Inner};
+use super::tx::{self, Inner};
+use super::{FromRow, StoreError, Tx, TxFuture, Value, schema};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What PostgreSQL's planner is told. An index is looked into as cheaply as a table is read on: there are no
+/// discs that turn, and a transaction that reads a whole table conflicts with every other one (PostgreSQL's
+/// manual, 13.2.3). Nothing here runs for so long that compiling it would pay.
+const PLANNER: [(&str, &str); 2] = [("random_page_cost", "1.1"), ("jit", "off")];
 /// How often a transaction that lost against others is run again.
 const ATTEMPTS: u32 = 30;
+/// The longest wait before it is: doubling from the first to the second.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// The database. Cheap to clone.
 #[derive(Clone)]
@@ -54,10 +62,14 @@ impl Store {
 
     async fn open_as_it_is(url: &str, exclusive: bool) -> Result<Self, StoreError> {
         let pool = if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            let options = sqlx::postgres::PgPoolOptions::new()
+            let options: sqlx::postgres::PgConnectOptions =
+                url.parse().map_err(StoreError::Database)?;
+            let options = options.options(PLANNER);
+            let pool = sqlx::postgres::PgPoolOptions::new()
                 .max_connections(16)
                 .acquire_timeout(Duration::from_secs(20));
-            Pool::Postgres(options.connect(url).await.map_err(StoreError::Database)?)
+            let pool = pool.connect_with(options).await;
+            Pool::Postgres(pool.map_err(StoreError::Database)?)
         } else if let Some(path) = url.strip_prefix("sqlite:") {
             Self::sqlite(path, exclusive).await?
         } else {
@@ -148,6 +160,23 @@ impl Store {
         self.run(true, body).await
     }
 
+    /// Runs one query on its own, which has its own snapshot; gives its first row, if it has one. Costs
+    /// one way to the database and back, where a transaction costs three.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn query_opt<T: FromRow>(
+        &self,
+        sql: &str,
+        params: &[Value],
+    ) -> Result<Option<T>, StoreError> {
+        let row = match &self.pool {
+            Pool::Sqlite { pool, .. } => tx::sqlite_row_of(pool, sql, params).await?,
+            Pool::Postgres(pool) => tx::postgres_row_of(pool, sql, params).await?,
+        };
+        row.as_ref().map(T::from_row).transpose()
+    }
+
     async fn run<T, E, F>(&self, reads: bool, body: F) -> Result<T, E>
     where
         F: for<'t> Fn(&'t mut Tx) -> TxFuture<'t, T, E> + Send + Sync,
@@ -155,26 +184,9 @@ impl Store {
         E: From<StoreError> + AsStoreError + Send,
     {
         for attempt in 0..ATTEMPTS {
-            // The lock is fair, so that SQLite's writers do not starve each other by busy-waiting.
-            let _writer = match &self.pool {
-                Pool::Sqlite { writer, .. } if !reads => Some(writer.lock().await),
-                _ => None,
-            };
-            let mut tx = match self.begin(reads).await {
-                Ok(tx) => tx,
-                Err(error) if retryable(&error) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let result = body(&mut tx).await;
-            let error = match result {
-                Ok(value) => match tx.commit().await {
-                    Ok(()) => return Ok(value),
-                    Err(error) => E::from(error),
-                },
-                Err(error) => {
-                    tx.rollback().await;
-                    error
-                }
+            let error = match self.once(reads, &body).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
             };
             if !error.as_store_error().is_some_and(retryable) {
                 return Err(error);
@@ -183,8 +195,33 @@ impl Store {
                 attempt,
                 "transaction lost against another; running it again"
             );
+            back_off(attempt).await;
         }
         Err(StoreError::Contended(ATTEMPTS).into())
+    }
+
+    async fn once<T, E, F>(&self, reads: bool, body: &F) -> Result<T, E>
+    where
+        F: for<'t> Fn(&'t mut Tx) -> TxFuture<'t, T, E> + Send + Sync,
+        T: Send,
+        E: From<StoreError> + AsStoreError + Send,
+    {
+        // The lock is fair, so that SQLite's writers do not starve each other by busy-waiting.
+        let _writer = match &self.pool {
+            Pool::Sqlite { writer, .. } if !reads => Some(writer.lock().await),
+            _ => None,
+        };
+        let mut tx = self.begin(reads).await?;
+        match body(&mut tx).await {
+            Ok(value) => {
+                tx.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                tx.rollback().await;
+                Err(error)
+            }
+        }
     }
 
     async fn begin(&self, reads: bool) -> Result<Tx, StoreError> {
@@ -206,6 +243,24 @@ impl Store {
         };
         Ok(Tx { inner, reads })
     }
+}
+
+/// Waits before another try, each time up to twice as long as before: those that lost against each other
+/// would meet again at once. How long decides nothing but when, so that neither clock nor chance is the
+/// injected one: a simulation's would stand still meanwhile.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the machine's edge: the database's own conflicts"
+)]
+async fn back_off(attempt: u32) {
+    let longest = BACK_OFF
+        .0
+        .saturating_mul(1 << attempt.min(16))
+        .min(BACK_OFF.1);
+    // As random as a hash map's seed, which is enough to part two of them.
+    let draw = RandomState::new().hash_one(attempt);
+    let share = u32::try_from(draw % 1_000).unwrap_or(0);
+    tokio::time::sleep(longest * share / 1_000).await;
 }
 
 fn lock(path: &str) -> Result<std::fs::File, StoreError> {

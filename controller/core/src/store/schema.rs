@@ -121,6 +121,11 @@ const STEPS: &[Step] = &[
         name: "tags of networks",
         files: &[include_str!("schema/tags.sql")],
     },
+    Step {
+        number: 19,
+        name: "indexes of large clouds",
+        files: &[include_str!("schema/indexes.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

@@ -119,6 +119,29 @@ impl Tx {
     }
 }
 
+/// The first row of a query on its own.
+pub(super) async fn sqlite_row_of(
+    pool: &sqlx::SqlitePool,
+    sql: &str,
+    params: &[Value],
+) -> Result<Option<Row>, StoreError> {
+    let row = bound!(sql, params).fetch_optional(pool).await;
+    row.map_err(translate)?.as_ref().map(sqlite_row).transpose()
+}
+
+/// The same.
+pub(super) async fn postgres_row_of(
+    pool: &sqlx::PgPool,
+    sql: &str,
+    params: &[Value],
+) -> Result<Option<Row>, StoreError> {
+    let row = bound!(sql, params).fetch_optional(pool).await;
+    row.map_err(translate)?
+        .as_ref()
+        .map(postgres_row)
+        .transpose()
+}
+
 fn translate(error: sqlx::Error) -> StoreError {
     match &error {
         sqlx::Error::Database(database) if database.is_unique_violation() => {

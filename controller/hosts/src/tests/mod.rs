@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod quiet;
 mod removal;
 mod restored;
 

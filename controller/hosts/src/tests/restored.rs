@@ -18,6 +18,11 @@ pub(super) async fn asks_of(
     observer: &Arc<Noting>,
     change: impl FnOnce(&mut SyncRequest),
 ) -> SyncReply {
+    folded(app, observer, &usual(app, change).await).await
+}
+
+/// What an agent says that starts for the first time, changed.
+pub(super) async fn usual(app: &AppState, change: impl FnOnce(&mut SyncRequest)) -> SyncRequest {
     let lineage = app.store.tx(|tx| Box::pin(lineage::read(tx)));
     let (lineage, _) = lineage.await.unwrap();
     let mut request = SyncRequest {
@@ -39,6 +44,14 @@ pub(super) async fn asks_of(
         observations: vec![],
     };
     change(&mut request);
+    request
+}
+
+pub(super) async fn folded(
+    app: &AppState,
+    observer: &Arc<Noting>,
+    request: &SyncRequest,
+) -> SyncReply {
     let env = app.env();
     let folded = app.store.tx(|tx| {
         let (env, observer, request) = (env.clone(), observer.clone(), request.clone());

@@ -241,6 +241,7 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
         .map(|f| parse(&call.app, &call.context, f))
         .collect::<Result<_, _>>()?;
     let env = call.app.env();
+    let _turn = call.app.turns.of(&call.context.project_id).await;
     let stored = tx!(call, |tx| [new, call, env] {
         let mut stored = Vec::new();
         for one in new {
