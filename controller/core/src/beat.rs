@@ -14,9 +14,12 @@ use std::time::Duration;
 pub const BEAT: Duration = Duration::from_secs(1);
 
 /// Columns of a query of `hosts`: for how many beats a host has been silent, and when it was last seen.
-/// One that has never reported has been silent for ever.
-pub const SEEN: &str = "COALESCE((SELECT c.beat - b.beat FROM beats c, host_beats b \
-    WHERE b.host_id = hosts.id), 1000000000) AS silent, \
+/// One that has never reported has been silent for ever. One whose last report a controller of the release
+/// before took has not been silent until that is counted: it would get no server meanwhile.
+pub const SEEN: &str = "CASE WHEN hosts.last_seen_at <> COALESCE((SELECT b.copied FROM host_beats b \
+    WHERE b.host_id = hosts.id), 0) THEN 0 \
+    ELSE COALESCE((SELECT c.beat - b.beat FROM beats c, host_beats b \
+    WHERE b.host_id = hosts.id), 1000000000) END AS silent, \
     COALESCE((SELECT b.seen_at FROM host_beats b WHERE b.host_id = hosts.id), 0) AS seen_at";
 
 impl ControlSettings {
@@ -34,8 +37,10 @@ impl ControlSettings {
 /// The same of rows of `hosts`.
 pub fn is_up(control: &ControlSettings) -> Condition {
     Condition::new(
-        "hosts.forced_down = 0 AND EXISTS (SELECT 1 FROM beats c, host_beats b \
-         WHERE b.host_id = hosts.id AND c.beat - b.beat <= ?)",
+        "hosts.forced_down = 0 AND (hosts.last_seen_at <> COALESCE((SELECT b.copied \
+         FROM host_beats b WHERE b.host_id = hosts.id), 0) \
+         OR EXISTS (SELECT 1 FROM beats c, host_beats b \
+         WHERE b.host_id = hosts.id AND c.beat - b.beat <= ?))",
         [control.beats().into()],
     )
 }

@@ -105,6 +105,7 @@ mod tests {
         assert!(silent(&store).await > 1_000_000, "it has never reported");
         // A clock far ahead, and then one far behind.
         run_sql(&store, "UPDATE hosts SET last_seen_at = 9000").await;
+        assert_eq!(silent(&store).await, 0, "before it is counted, too");
         let last = beats(last, 5).await;
         assert_eq!(silent(&store).await, 0);
         let last = beats(last, 5).await;
