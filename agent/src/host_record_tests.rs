@@ -28,6 +28,7 @@ fn reply(timelines: &[Timeline]) -> SyncReply {
         tell: vec![],
         follows: None,
         refused: None,
+        report_every_s: 0,
     }
 }
 

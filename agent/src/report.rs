@@ -15,13 +15,20 @@ use crate::record::VmmRecord;
 use berth_rpc::kill_point;
 use berth_rpc_types::link::{HostNumbers, NetworkDocument, Refusal, SyncReply, SyncRequest};
 use berth_rpc_types::{Capacity, VmmId};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// Pokes closer together than this share a report.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
+
+/// No controller makes a host silent for longer, whatever it says.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+
+fn wait(own: Duration, told_s: u32) -> Duration {
+    own.max(Duration::from_secs(told_s.into()).min(LONGEST_INTERVAL))
+}
 
 /// Tells and learns. See the module's words.
 pub(crate) struct Reporter {
@@ -30,6 +37,8 @@ pub(crate) struct Reporter {
     pub hostname: String,
     pub address: String,
     pub interval: Duration,
+    /// Seconds between two reports, as the controller last wished.
+    pub told_interval_s: AtomicU32,
     /// The kernel's boot id.
     pub boot_id: String,
     /// Revision of the network document that was last applied.
@@ -58,7 +67,7 @@ impl Reporter {
         loop {
             tokio::select! {
                 () = engine.news.notified() => engine.clock.sleep(SHORTEST_INTERVAL).await,
-                () = engine.clock.sleep(self.interval) => self.repair_networks().await,
+                () = engine.clock.sleep(self.interval()) => self.repair_networks().await,
             }
             match self.report(false).await {
                 Ok(reply) => {
@@ -77,6 +86,11 @@ impl Reporter {
                 }
             }
         }
+    }
+
+    /// Until the next report, if nothing happens: in a large cloud, as long as the controller says.
+    fn interval(&self) -> Duration {
+        wait(self.interval, self.told_interval_s.load(Ordering::Acquire))
     }
 
     /// The first report after the start: tried until it succeeds.
@@ -146,6 +160,8 @@ impl Reporter {
         let reply = self.controller.sync(request).await?;
         asked.clone_from(&reply.tell);
         self.fold(&host, &reply).await?;
+        let every = reply.report_every_s;
+        self.told_interval_s.store(every, Ordering::Release);
         Ok(reply)
     }
 
@@ -249,4 +265,23 @@ pub(crate) async fn lose_all(engine: &Arc<Engine>, lost: &[VmmId]) {
 fn jittered(engine: &Engine, duration: Duration) -> Duration {
     let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     duration / 2 + Duration::from_millis(engine.rng.below(whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_become_rarer_when_told_and_stop_for_nobody() {
+        for (own, told, expected) in [
+            (10, 0, 10),
+            (10, 30, 30),
+            (10, 3, 10),
+            (10, u32::MAX, 60),
+            (90, 30, 90),
+        ] {
+            let own = Duration::from_secs(own);
+            assert_eq!(wait(own, told), Duration::from_secs(expected));
+        }
+    }
 }

@@ -18,7 +18,7 @@ use berth_rpc::clock::{Clock, Rng};
 use berth_rpc::{Address, ConsumeOptions, RpcError, Transport, kill_point};
 use berth_rpc_types::HostId;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -126,6 +126,7 @@ impl Service {
             hostname: options.hostname(),
             address: options.address.clone(),
             interval: options.report_interval(),
+            told_interval_s: AtomicU32::new(0),
             boot_id,
             applied_networks: AtomicU64::new(u64::MAX),
             networks: std::sync::Mutex::default(),

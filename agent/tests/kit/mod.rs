@@ -109,6 +109,7 @@ impl Controller for DoubleController {
             forget: Vec::new(),
             numbers: double.numbers,
             refused: double.refused.clone(),
+            report_every_s: 0,
         };
         Box::pin(async { Ok(reply) })
     }

@@ -24,12 +24,31 @@ struct State {
     now: Vec<HostId>,
     /// When this process last wrote each one's `hosts.last_seen_at`.
     shown: HashMap<HostId, i64>,
+    /// How many hosts the cloud had when they were last counted.
+    hosts: u32,
 }
 
 impl Heard {
     /// A host was heard.
     pub fn note(&self, host_id: HostId) {
         self.state().now.push(host_id);
+    }
+
+    /// Hosts of the cloud, when they were last counted: by any controller heard.
+    pub fn hosts(&self) -> u32 {
+        self.state().hosts
+    }
+
+    /// Counts the cloud's hosts.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn count(&self, store: &Store) -> Result<(), StoreError> {
+        let sql = "SELECT COUNT(*) AS n FROM hosts";
+        let counted: Option<(i64,)> = store.query_opt(sql, &[]).await?;
+        let hosts = counted.map_or(0, |(hosts,)| hosts);
+        self.state().hosts = u32::try_from(hosts).unwrap_or(u32::MAX);
+        Ok(())
     }
 
     /// Writes down who was heard since the last time.

@@ -35,6 +35,18 @@ pub struct ControlSettings {
     pub host_certificates: bool,
 }
 
+/// Reports that the hosts of a cloud send in a second, altogether: more hosts report less often.
+const REPORTS_A_SECOND: u32 = 333;
+
+impl ControlSettings {
+    /// Seconds between two reports of a host in a cloud of so many, at the least. One that is lost does not
+    /// make a host down.
+    pub fn report_every(&self, hosts: u32) -> u32 {
+        let most = (self.service_down_time / 2).max(1);
+        hosts.div_ceil(REPORTS_A_SECOND).min(most)
+    }
+}
+
 impl Default for ControlSettings {
     fn default() -> Self {
         Self {
@@ -79,5 +91,22 @@ impl Default for ApiSettings {
             metrics_token: String::new(),
             default_physical_network: "physnet1".into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_hosts_report_less_often_and_twice_before_they_are_down() {
+        let control = ControlSettings::default();
+        let told = [0, 1, 333, 1_000, 10_000, u32::MAX].map(|hosts| control.report_every(hosts));
+        assert_eq!(told, [0, 1, 1, 4, 30, 30]);
+        let hasty = ControlSettings {
+            service_down_time: 1,
+            ..control
+        };
+        assert_eq!(hasty.report_every(u32::MAX), 1);
     }
 }

@@ -8,10 +8,21 @@ use tokio_util::sync::CancellationToken;
 /// So many beats are between two looks for reports that controllers of the release before took.
 const LOOK: i64 = 5;
 
+/// So many beats are between two counts of all hosts, by which they are told how often to report.
+const COUNT: u64 = 30;
+
 /// Counts until `stop` is cancelled, and writes down at each beat who was heard.
 pub async fn run(app: AppState, stop: CancellationToken) {
     let mut last = 0;
-    while !stop.is_cancelled() {
+    for looks in 0_u64.. {
+        if stop.is_cancelled() {
+            break;
+        }
+        if looks.is_multiple_of(COUNT)
+            && let Err(error) = app.heard.count(&app.store).await
+        {
+            tracing::error!(%error, "hosts are not counted; trying again");
+        }
         let written = app
             .heard
             .write_down(&app.store, app.clock.now_millis())

@@ -97,6 +97,7 @@ pub async fn answer(store: &Store, request: &SyncRequest) -> Result<Option<SyncR
         tell: vec![],
         follows: None,
         refused: None,
+        report_every_s: 0,
     }))
 }
 

@@ -36,11 +36,15 @@ pub(super) async fn sync(
         let first = newer.first().map(ToString::to_string);
         tracing::warn!(%host_id, count = newer.len(), first, "states that only a newer controller knows; not acknowledged");
     }
+    let report_every_s = app.control.report_every(app.heard.hosts());
     if newer.is_empty()
         && let Some(reply) = quiet::answer(&app.store, &request).await?
     {
         app.heard.note(host_id);
-        return Ok(Json(reply));
+        return Ok(Json(SyncReply {
+            report_every_s,
+            ..reply
+        }));
     }
     if request.starting {
         // Before it consumes: a broker that lost its queues has this one again.
@@ -57,7 +61,10 @@ pub(super) async fn sync(
     kill_point!("controller.sync.committed");
     // Something may be to do: a stop of what runs and should not.
     app.wake.notify_one();
-    Ok(Json(reply))
+    Ok(Json(SyncReply {
+        report_every_s,
+        ..reply
+    }))
 }
 
 row! {
@@ -109,6 +116,7 @@ pub async fn fold(
         tell: vec![],
         follows: None,
         refused: None,
+        report_every_s: 0,
         lineage,
     };
     let numbers = outbox::numbers(tx, host_id).await?;

@@ -235,6 +235,9 @@ pub struct SyncReply {
     /// then stops consuming until an operator says which is right.
     #[serde(default)]
     pub refused: Option<String>,
+    /// Seconds between two reports, at the least: more in a large cloud. 0 leaves it to the agent.
+    #[serde(default)]
+    pub report_every_s: u32,
 }
 
 /// The numbers of a host's commands (PROTOCOL.md, rule 3).
