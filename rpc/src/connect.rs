@@ -37,6 +37,7 @@ impl Client {
 ///   Queries: `cafile=/path/ca.pem` (TLS: trust this CA), `namespace=name` (put before queue
 ///   names, so that several clouds share a vhost), and lapin's own (`heartbeat=10`).
 /// - `inproc://name`: a broker within this process, made by the first to name it.
+/// - `unix:///path`: such a broker of another process, which serves it there ([`crate::socket`]).
 ///
 /// Must be called within a tokio runtime.
 ///
@@ -61,12 +62,17 @@ pub fn connect(
     {
         return Ok(in_process(url, clock, rng).transport());
     }
+    if let [url] = urls[..]
+        && let Some(path) = url.strip_prefix("unix://")
+    {
+        return Ok(crate::socket::Client::open(path.into(), clock));
+    }
     if all(&["amqp", "amqps"]) {
         return Amqp::open(&urls, client, clock, rng);
     }
     Err(RpcError::Configuration(format!(
-        "{}: transport URLs must be one `inproc://name`, or one or more of `amqp://` and \
-         `amqps://`; there are {} with schemes {:?}",
+        "{}: transport URLs must be one `inproc://name` or `unix:///path`, or one or more of \
+         `amqp://` and `amqps://`; there are {} with schemes {:?}",
         client.name,
         urls.len(),
         schemes
@@ -85,8 +91,8 @@ pub(crate) fn listed(urls: &[String]) -> Vec<&str> {
         .collect()
 }
 
-/// The broker of that name in this process.
-fn in_process(url: &str, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> InProcess {
+/// The broker of that name in this process: that of the URL `inproc://name`.
+pub fn in_process(url: &str, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> InProcess {
     static BROKERS: Mutex<BTreeMap<String, InProcess>> = Mutex::new(BTreeMap::new());
     let mut brokers = BROKERS.lock().unwrap_or_else(PoisonError::into_inner);
     let make = || InProcess::new(Faults::default(), rng, clock);

@@ -1,8 +1,8 @@
 //! How messages travel between the controller and the agents.
 //!
 //! [`Transport`] is the seam: RabbitMQ ([`connect`] with `amqp://` or `amqps://`), or one
-//! process (`inproc://`), which can also delay, drop, repeat and reorder. What a message
-//! says is `berth-rpc-types`' matter. One conformance suite runs on both.
+//! process (`inproc://`, and to others `unix://`), which can also delay, drop, repeat and reorder.
+//! What a message says is `berth-rpc-types`' matter. One conformance suite runs on all.
 //!
 //! What the seam promises, and what it does not:
 //! - a publish that returned `Ok` is durable at the broker, and was routed to a queue;
@@ -22,12 +22,13 @@ mod connect;
 
 mod amqp;
 mod inproc;
+pub mod socket;
 
 pub use berth_kill_point as kill_point;
 pub use berth_kill_point::kill_point;
 
 pub use account::{Account, Accounts, Sender};
-pub use connect::{Client, connect};
+pub use connect::{Client, connect, in_process};
 pub use inproc::{Faults, InProcess};
 pub use transport::{
     Acker, Address, ConsumeOptions, Consumer, Delivery, ReadRequest, RpcError, Transport,

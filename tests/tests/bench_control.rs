@@ -1,5 +1,5 @@
-//! `berth bench control` with RabbitMQ and PostgreSQL: that it measures what it says, on a small cloud;
-//! and, with patience, the figures of a large one.
+//! `berth bench control` with PostgreSQL, over RabbitMQ and over the fleet's own broker: that it measures what
+//! it says, on a small cloud; and, with patience, the figures of large ones.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,21 +12,27 @@ use berth_tests::rabbit::PrivateRabbit;
 use berth_tests::{binaries, process};
 use serde_json::Value;
 
-/// Runs it; gives its results, and shows its table.
+/// Runs it; gives its results, and shows its table. Without RabbitMQ the fleet has a broker of its own.
 fn measured(
     postgres: &PrivatePostgres,
+    rabbit: Option<&PrivateRabbit>,
     [berth, controller]: [PathBuf; 2],
     arguments: &[&str],
     patience: Duration,
 ) -> Value {
-    let rabbit = PrivateRabbit::start().unwrap();
     let here = tempfile::tempdir().unwrap();
     let json = here.path().join("results.json");
     let mut bench = Command::new(berth);
     bench.args(["bench", "control", "--database", &postgres.url()]);
-    bench.args(["--broker", &rabbit.url(), "--broker-key"]);
-    bench.arg(rabbit.host_key()).arg("--controller");
-    bench.arg(controller).arg("--json").arg(&json);
+    if let Some(rabbit) = rabbit {
+        bench.args(["--broker", &rabbit.url(), "--broker-key"]);
+        bench.arg(rabbit.host_key());
+    }
+    bench
+        .arg("--controller")
+        .arg(controller)
+        .arg("--json")
+        .arg(&json);
     bench.args(arguments);
     let table = process::check(bench, patience).unwrap();
     eprintln!("{table}");
@@ -48,7 +54,9 @@ fn a_small_cloud_is_measured() {
         "--report-interval=1",
     ];
     let programs = ["berth", "berth-controller"].map(|name| binaries::build(name, name).unwrap());
-    let results = measured(&postgres, programs, &arguments, Duration::from_secs(300));
+    let rabbit = PrivateRabbit::start().unwrap();
+    let patience = Duration::from_secs(300);
+    let results = measured(&postgres, Some(&rabbit), programs, &arguments, patience);
     assert_eq!(
         (&results["hosts"], &results["servers"]),
         (&4.into(), &100.into())
@@ -97,12 +105,45 @@ fn a_small_cloud_is_measured() {
 }
 
 #[test]
+fn a_small_cloud_is_measured_over_the_fleets_own_broker() {
+    let postgres = PrivatePostgres::start().unwrap();
+    let arguments = [
+        "--hosts=4",
+        "--servers=20",
+        "--warm-up=1",
+        "--seconds=2",
+        "--gets=10",
+        "--creates=5",
+        "--burst=20",
+        "--report-interval=1",
+    ];
+    let programs = ["berth", "berth-controller"].map(|name| binaries::build(name, name).unwrap());
+    let patience = Duration::from_secs(300);
+    let results = measured(&postgres, None, programs, &arguments, patience);
+    let lines = results["lines"].as_array().unwrap();
+    let created = lines.iter().find(|l| l["what"] == "creates to ACTIVE");
+    assert!(created.unwrap()["value"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
 #[ignore = "a benchmark: it wants a quiet machine, for a quarter of an hour"]
 fn a_thousand_hosts_are_measured() {
+    let rabbit = PrivateRabbit::start().unwrap();
+    large("1000", "10000", Some(&rabbit));
+}
+
+#[test]
+#[ignore = "a benchmark: it wants a quiet machine, for an hour"]
+fn ten_thousand_hosts_are_measured() {
+    large("10000", "100000", None);
+}
+
+/// Measures a large cloud, or one of another size if the environment says so.
+fn large(hosts: &str, servers: &str, rabbit: Option<&PrivateRabbit>) {
     let of = |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
     let postgres = PrivatePostgres::start_durable().unwrap();
-    let hosts = format!("--hosts={}", of("BERTH_HOSTS", "1000"));
-    let servers = format!("--servers={}", of("BERTH_SERVERS", "10000"));
+    let hosts = format!("--hosts={}", of("BERTH_HOSTS", hosts));
+    let servers = format!("--servers={}", of("BERTH_SERVERS", servers));
     let controllers = format!("--controllers={}", of("BERTH_CONTROLLERS", "1"));
     let more = of("BERTH_BENCH_ARGUMENTS", "");
     let mut arguments = vec![&*hosts, &*servers, &*controllers];
@@ -113,7 +154,8 @@ fn a_thousand_hosts_are_measured() {
         Some(folder) => folder.join(name),
         None => binaries::build_optimised(name).unwrap(),
     });
-    let results = measured(&postgres, programs, &arguments, Duration::from_secs(3600));
+    let patience = Duration::from_secs(7200);
+    let results = measured(&postgres, rabbit, programs, &arguments, patience);
     eprintln!("{}", serde_json::to_string_pretty(&results).unwrap());
     for line in results["lines"].as_array().unwrap() {
         assert!(line["value"].as_f64().unwrap() > 0.0, "{line}");

@@ -2,8 +2,8 @@
 //!
 //! [`properties`] says what the seam promises, one function a promise, for any [`World`]: a
 //! broker and the means to kill it. [`checker`] counts what became of messages while the broker
-//! dies, in the words of RabbitMQ's own Jepsen suite. Below, each property runs in process, with
-//! a broker of its own; and all of them on one real RabbitMQ, a namespace each.
+//! dies, in the words of RabbitMQ's own Jepsen suite. Below, each property runs in process, and over
+//! a socket, with a broker of its own; and all of them on one real RabbitMQ, a namespace each.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
@@ -12,9 +12,9 @@ mod checker;
 mod properties;
 mod world;
 
-use world::{InProcessWorld, RabbitWorld, World};
+use world::{InProcessWorld, RabbitWorld, SocketWorld, World};
 
-/// Runs each property: `in_process::<name>` by itself, and all in a row on RabbitMQ.
+/// Runs each property: `in_process::<name>` and `over_a_socket::<name>` by itself, and all in a row on RabbitMQ.
 macro_rules! properties {
     ($($name:ident),+ $(,)?) => {
         mod in_process {
@@ -22,6 +22,15 @@ macro_rules! properties {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     crate::properties::$name(&crate::InProcessWorld::default()).await;
+                }
+            )+
+        }
+
+        mod over_a_socket {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    crate::properties::$name(&crate::SocketWorld::default()).await;
                 }
             )+
         }
@@ -112,4 +121,10 @@ async fn over_tls_and_past_a_broker_that_is_down() {
     properties::what_is_acknowledged_does_not_come_again(&world).await;
     properties::reads_are_answered_each_with_its_own(&world).await;
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_open_at_a_socket_goes_on_when_it_is_served_again() {
+    let world = SocketWorld::default();
+    properties::consumers_and_questions_outlive_a_connection(&world, || world.serve_anew()).await;
 }

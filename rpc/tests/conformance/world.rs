@@ -5,10 +5,12 @@ use berth_rpc::{Accounts, Address, Client, Faults, InProcess, Transport, connect
 use berth_tests::rabbit::{PrivateRabbit, TlsFiles};
 use futures::future::BoxFuture;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A broker, and what may befall it.
 pub trait World: Sync {
@@ -70,6 +72,58 @@ impl World for InProcessWorld {
 
     fn crash(&self, disk_lost: bool) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.0.restart(disk_lost) })
+    }
+
+    fn settling(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// The in-process broker, with its clients at the other end of a socket.
+pub struct SocketWorld {
+    broker: InProcess,
+    path: PathBuf,
+    _dir: TempDir,
+    serving: Mutex<Option<DropGuard>>,
+}
+
+impl Default for SocketWorld {
+    fn default() -> Self {
+        let InProcessWorld(broker) = InProcessWorld::default();
+        let dir = tempfile::tempdir().unwrap();
+        let world = Self {
+            broker,
+            path: dir.path().join("broker"),
+            _dir: dir,
+            serving: Mutex::default(),
+        };
+        world.serve_anew();
+        world
+    }
+}
+
+impl SocketWorld {
+    /// Ends all connections, and lets clients in again.
+    pub fn serve_anew(&self) {
+        let mut serving = self.serving.lock().unwrap();
+        if serving.take().is_some() {
+            std::fs::remove_file(&self.path).unwrap();
+        }
+        let stop = CancellationToken::new();
+        berth_rpc::socket::serve(&self.path, self.broker.clone(), stop.clone()).unwrap();
+        *serving = Some(stop.drop_guard());
+    }
+}
+
+impl World for SocketWorld {
+    fn client(&self) -> Arc<dyn Transport> {
+        let url = format!("unix://{}", self.path.display());
+        let clock = Arc::new(SystemClock::default());
+        connect(&[url], Client::named("test"), clock, Arc::new(SystemRng)).unwrap()
+    }
+
+    fn crash(&self, disk_lost: bool) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.broker.restart(disk_lost) })
     }
 
     fn settling(&self) -> Duration {

@@ -192,9 +192,14 @@ impl Cloud {
         let file = self.dir.path().join("fleet.json");
         std::fs::write(&file, serde_json::to_vec(&options)?)?;
         let log = std::fs::File::create(self.dir.path().join("fleet.log"))?;
+        let own = arguments.broker.is_none().then(|| socket(self.dir.path()));
         let mut child = Command::new(std::env::current_exe()?)
             .args(["bench", "fleet"])
             .arg(&file)
+            .args(
+                own.iter()
+                    .flat_map(|path| ["--serve".as_ref(), path.as_os_str()]),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -279,6 +284,11 @@ async fn end(child: &mut Child) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the broker within the fleet is reached.
+fn socket(dir: &Path) -> PathBuf {
+    dir.join("broker")
+}
+
 /// A controller's address and its configuration.
 fn config(
     arguments: &Arguments,
@@ -289,11 +299,15 @@ fn config(
     // Free a moment ago; a bench shares its machine with nobody.
     let listen = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
     let path = |path: &Path| serde_json::json!(path).to_string();
+    let broker = match &arguments.broker {
+        Some(url) => url.clone(),
+        None => format!("unix://{}", socket(dir).display()),
+    };
     let mut text = format!(
         "listen = \"{listen}\"\ndatabase = {}\nbrokers = [{}]\nstate_dir = {}\nimage_dir = {}\n\
          admin_password = \"{ADMIN_PASSWORD}\"\n",
         serde_json::json!(database),
-        serde_json::json!(arguments.broker),
+        serde_json::json!(broker),
         path(&dir.join(format!("controller-{number}"))),
         path(&dir.join("images")),
     );

@@ -21,7 +21,13 @@ const AT_ONCE: usize = 32;
 pub struct FleetArguments {
     /// The agents' options, a JSON list.
     file: PathBuf,
+    /// Is the broker, and lets controllers in at this socket.
+    #[arg(long, value_name = "PATH")]
+    serve: Option<PathBuf>,
 }
+
+/// The broker within the fleet, for those in it.
+const OWN_BROKER: &str = "inproc://fleet";
 
 /// The options of each host of the fleet.
 pub(super) fn options(
@@ -31,12 +37,13 @@ pub(super) fn options(
     join_token: &str,
     arguments: &Arguments,
 ) -> Vec<Options> {
+    let broker = arguments.broker.as_deref().unwrap_or(OWN_BROKER).to_owned();
     let of = |number: u32| Options {
         state_dir: dir.join(number.to_string()),
         controller_url: url.to_owned(),
         controller_ca: ca.to_owned(),
         join_token: Some(join_token.to_owned()),
-        broker_urls: vec![arguments.broker.clone()],
+        broker_urls: vec![broker.clone()],
         driver: DriverKind::Simulated,
         hostname: Some(format!("host-{number:05}")),
         address: "127.0.0.1".into(),
@@ -72,13 +79,19 @@ pub fn main(arguments: &FleetArguments) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(run(options))?;
+    runtime.block_on(run(options, arguments.serve.as_deref()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(options: Vec<Options>) -> anyhow::Result<()> {
+async fn run(options: Vec<Options>, serve: Option<&Path>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let stop = CancellationToken::new();
+    if let Some(path) = serve {
+        let clock = Arc::new(SystemClock::default());
+        let broker = berth_rpc::in_process(OWN_BROKER, clock, Arc::new(SystemRng));
+        berth_rpc::socket::serve(path, broker, stop.clone())
+            .with_context(|| format!("{}", path.display()))?;
+    }
     let gate = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
     let (ready, mut are_ready) = tokio::sync::mpsc::channel::<()>(1);
     let mut agents = JoinSet::new();

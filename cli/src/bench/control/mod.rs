@@ -16,6 +16,7 @@ mod results;
 mod seed;
 
 use anyhow::Context as _;
+use berth_controller::core::ControlSettings;
 use berth_controller::core::store::Store;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,9 +37,9 @@ pub struct Arguments {
     /// An empty database, `postgres://…`; SQLite in a folder of its own without it.
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// The broker.
+    /// The broker, `amqp://…`; one within the fleet, which the controllers reach by a socket, without it.
     #[arg(long, value_name = "URL")]
-    broker: String,
+    broker: Option<String>,
     /// The key by which the broker knows hosts, if it does.
     #[arg(long, value_name = "FILE")]
     broker_key: Option<PathBuf>,
@@ -57,7 +58,7 @@ pub struct Arguments {
     /// Servers that are made as fast as can be, to count how many become ACTIVE a second.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     burst: u32,
-    /// Seconds between two reports of a host.
+    /// Seconds between two reports of a host, at the least: a large fleet is asked for fewer.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     report_interval: u64,
     /// The controller's program.
@@ -103,7 +104,10 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<results::Results> {
     cloud.hosts_are_up().await?;
 
     say("a quiet cloud");
-    let interval = Duration::from_secs(arguments.report_interval);
+    // What the controllers ask of so many hosts.
+    let asked = ControlSettings::default().report_every(arguments.hosts);
+    let report_interval_s = arguments.report_interval.max(asked.into());
+    let interval = Duration::from_secs(report_interval_s);
     let quiet = cost::quiet(&cloud, &store, interval, seconds).await?;
     say("offered load");
     let offered = load::Offered {
@@ -123,7 +127,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<results::Results> {
             hosts: arguments.hosts,
             servers: arguments.servers,
             controllers: arguments.controllers,
-            report_interval_s: arguments.report_interval,
+            report_interval_s,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
         },
         &latencies,

@@ -192,3 +192,32 @@ pub async fn a_queue_works_after_a_kill_right_after_its_declaration(world: &dyn 
     controller.close().await;
     agent.close().await;
 }
+
+/// Of a world whose connections `end`s, and which lets clients in again.
+pub async fn consumers_and_questions_outlive_a_connection(world: &dyn World, end: impl Fn()) {
+    let (client, agent, address) = (world.client(), world.client(), Address::Agent(host(21)));
+    let reads = Address::AgentReads(host(21));
+    let mut consumer = agent.consume(address, prefetch(10)).await.unwrap();
+    echo(agent.serve_reads(reads).await.unwrap());
+    publish_all(&*client, address, &["a"]).await;
+    let held = next(&mut *consumer).await;
+    end();
+    let again = next(&mut *consumer).await;
+    assert_eq!((again.message_id.as_str(), again.redelivered), ("a", true));
+    assert!(matches!(held.ack().await, Err(RpcError::Disconnected(_))));
+    again.ack().await.unwrap();
+    publish_all(&*client, address, &["b"]).await;
+    assert_eq!(next(&mut *consumer).await.message_id, "b");
+    // Its questions come back when it does; until then nobody answers.
+    let answer = async {
+        loop {
+            let read = client.read(reads, Bytes::from_static(b"?"), Duration::from_secs(1));
+            if let Ok(answer) = read.await {
+                return answer;
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, answer).await.unwrap(), "??");
+    agent.close().await;
+    client.close().await;
+}
