@@ -238,50 +238,33 @@ pub struct NewInstance {
     pub body: Body,
 }
 
-/// Inserts a server if its project's quota allows it, in one statement: no interleaving of
-/// two requests gets past a limit. `false`: the quota does not allow it, nothing was written.
+/// Inserts a server. The quota is the caller's to look at.
 ///
 /// # Errors
 /// [`StoreError`]
-pub async fn insert_within_quota(
-    tx: &mut Tx,
-    now: i64,
-    new: &NewInstance,
-    limits: super::quotas::ComputeLimits,
-) -> Result<bool, StoreError> {
+pub async fn insert(tx: &mut Tx, now: i64, new: &NewInstance) -> Result<(), StoreError> {
     let flavor = serde_json::to_value(&new.flavor).unwrap_or_default();
     let body = serde_json::to_value(&new.body).unwrap_or_default();
-    // A limit of -1 is no limit.
-    let inserted = tx
-        .execute(
-            "INSERT INTO instances (id, project_id, user_id, name, vm_state, power_state, flavor, \
-             vcpus, memory_mib, image_id, key_name, locked, body, generation, created_at, updated_at) \
-             SELECT $1, $2, $3, $4, 'building', 0, $5, $6, $7, $8, $9, 0, $10, 1, $11, $11 \
-             WHERE ($12 < 0 OR (SELECT COUNT(*) FROM instances \
-                                WHERE project_id = $2 AND deleted_at IS NULL) + 1 <= $12) \
-               AND ($13 < 0 OR (SELECT COALESCE(SUM(vcpus), 0) FROM instances \
-                                WHERE project_id = $2 AND deleted_at IS NULL) + $6 <= $13) \
-               AND ($14 < 0 OR (SELECT COALESCE(SUM(memory_mib), 0) FROM instances \
-                                WHERE project_id = $2 AND deleted_at IS NULL) + $7 <= $14)",
-            params![
-                new.id,
-                &new.project_id,
-                &new.user_id,
-                &new.name,
-                flavor,
-                new.flavor.vcpus,
-                new.flavor.ram,
-                new.image_id,
-                new.key_name.clone(),
-                body,
-                now,
-                limits.instances,
-                limits.cores,
-                limits.ram
-            ],
-        )
-        .await?;
-    Ok(inserted == 1)
+    tx.execute(
+        "INSERT INTO instances (id, project_id, user_id, name, vm_state, power_state, flavor, \
+         vcpus, memory_mib, image_id, key_name, locked, body, generation, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, 'building', 0, $5, $6, $7, $8, $9, 0, $10, 1, $11, $11)",
+        params![
+            new.id,
+            &new.project_id,
+            &new.user_id,
+            &new.name,
+            flavor,
+            new.flavor.vcpus,
+            new.flavor.ram,
+            new.image_id,
+            new.key_name.clone(),
+            body,
+            now
+        ],
+    )
+    .await?;
+    Ok(())
 }
 
 /// Inserts a server's root disk.
@@ -331,7 +314,6 @@ pub async fn save(tx: &mut Tx, now: i64, instance: &Instance) -> Result<bool, St
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::quotas::ComputeLimits;
     use berth_controller_core::store::Store;
 
     pub(crate) fn new_instance(number: u128, vcpus: i64, ram: i64) -> NewInstance {
@@ -354,58 +336,13 @@ pub(crate) mod tests {
         }
     }
 
-    async fn insert(store: &Store, new: &NewInstance, limits: ComputeLimits) -> bool {
-        store
-            .tx(|tx| {
-                let new = new.clone();
-                Box::pin(async move { insert_within_quota(tx, 1, &new, limits).await })
-            })
-            .await
-            .unwrap()
-    }
-
-    #[tokio::test]
-    async fn the_insert_itself_keeps_the_quota() {
-        let store = Store::connect("sqlite::memory:").await.unwrap();
-        let limits = |instances, cores, ram| ComputeLimits {
-            instances,
-            cores,
-            ram,
-        };
-        assert!(insert(&store, &new_instance(1, 2, 512), limits(2, 4, 1024)).await);
-        assert!(!insert(&store, &new_instance(2, 3, 512), limits(2, 4, 1024)).await);
-        assert!(!insert(&store, &new_instance(3, 1, 513), limits(2, 4, 1024)).await);
-        assert!(insert(&store, &new_instance(4, 2, 512), limits(2, 4, 1024)).await);
-        assert!(!insert(&store, &new_instance(5, 0, 0), limits(2, 4, 1024)).await);
-        assert!(insert(&store, &new_instance(6, 9, 9999), limits(-1, -1, -1)).await);
-    }
-
-    #[tokio::test]
-    async fn ten_requests_at_once_get_no_more_than_the_quota() {
-        let store = Store::connect("sqlite::memory:").await.unwrap();
-        let limits = ComputeLimits {
-            instances: 3,
-            cores: -1,
-            ram: -1,
-        };
-        let news: Vec<_> = (1..=10).map(|n| new_instance(n, 1, 1)).collect();
-        let all = news.iter().map(|new| insert(&store, new, limits));
-        let won = futures::future::join_all(all).await;
-        assert_eq!(won.iter().filter(|w| **w).count(), 3);
-    }
-
     #[tokio::test]
     async fn a_save_that_lost_a_race_changes_nothing() {
         let store = Store::connect("sqlite::memory:").await.unwrap();
-        let free = ComputeLimits {
-            instances: -1,
-            cores: -1,
-            ram: -1,
-        };
-        assert!(insert(&store, &new_instance(1, 1, 1), free).await);
         let (first, second, name) = store
             .tx(|tx| {
                 Box::pin(async move {
+                    insert(tx, 1, &new_instance(1, 1, 1)).await?;
                     let id = InstanceId::from_u128(1);
                     let mut one = load(tx, id).await?.unwrap();
                     let mut two = one.clone();
@@ -424,16 +361,15 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_hostname_is_what_dns_allows() {
         let store = Store::connect("sqlite::memory:").await.unwrap();
-        let free = ComputeLimits {
-            instances: -1,
-            cores: -1,
-            ram: -1,
-        };
-        let mut new = new_instance(1, 1, 1);
-        new.name = "Web_1/Überall.".into();
-        assert!(insert(&store, &new, free).await);
         let instance = store
-            .tx(|tx| Box::pin(async move { load(tx, InstanceId::from_u128(1)).await }))
+            .tx(|tx| {
+                Box::pin(async move {
+                    let mut new = new_instance(1, 1, 1);
+                    new.name = "Web_1/Überall.".into();
+                    insert(tx, 1, &new).await?;
+                    load(tx, new.id).await
+                })
+            })
             .await
             .unwrap()
             .unwrap();

@@ -376,17 +376,11 @@ pub fn tag_list(text: &str) -> Vec<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::instances::{insert_within_quota, tests::new_instance};
-    use crate::quotas::ComputeLimits;
+    use crate::instances::{self, tests::new_instance};
     use berth_controller_core::store::Store;
 
     async fn three() -> (Store, Vec<String>) {
         let store = Store::connect("sqlite::memory:").await.unwrap();
-        let free = ComputeLimits {
-            instances: -1,
-            cores: -1,
-            ram: -1,
-        };
         let mut ids = Vec::new();
         for (n, name, tag) in [(1, "web", "a"), (2, "db", "b"), (3, "web-2", "a")] {
             let mut new = new_instance(n, 1, 1);
@@ -397,7 +391,7 @@ mod tests {
             store
                 .tx(|tx| {
                     let new = new.clone();
-                    Box::pin(async move { insert_within_quota(tx, at, &new, free).await })
+                    Box::pin(async move { instances::insert(tx, at, &new).await })
                 })
                 .await
                 .unwrap();

@@ -1,10 +1,11 @@
-//! Quotas of instances, cores and RAM. They are enforced by the insert itself
-//! ([`super::instances::insert_within_quota`]); here are the limits, the use, and the words.
+//! Quotas of instances, cores and RAM: the limits, the use, and the words. A request that adds counts before its
+//! transaction ([`Counted`]), which then holds it to that.
 //!
 //! Resources whose limits are not enforced are not stored: asking to set one is refused.
 
-use berth_controller_core::params;
 use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{additions, params};
+use berth_controller_network::quotas::{PORT, Room};
 
 /// What is enforced, in Nova's order, with Nova's default.
 pub const ENFORCED: &[(&str, i64)] = &[
@@ -26,15 +27,6 @@ pub struct ComputeLimits {
     pub cores: i64,
     /// MiB.
     pub ram: i64,
-}
-
-impl ComputeLimits {
-    /// None.
-    pub const NONE: Self = Self {
-        instances: -1,
-        cores: -1,
-        ram: -1,
-    };
 }
 
 /// What a project uses now.
@@ -80,7 +72,7 @@ pub fn limit_of(limits: &[(&'static str, i64)], resource: &str) -> i64 {
     found.map_or(-1, |(_, limit)| *limit)
 }
 
-/// The limits that the insert keeps.
+/// The limits that a create is held to.
 pub fn compute_limits(limits: &[(&'static str, i64)]) -> ComputeLimits {
     ComputeLimits {
         instances: limit_of(limits, "instances"),
@@ -108,6 +100,31 @@ pub async fn usage(tx: &mut Tx, project: &str) -> Result<Usage, StoreError> {
         cores,
         ram,
     })
+}
+
+/// What a project has of all that a server takes, and when that was.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// The number of additions until then ([`additions`]).
+    pub additions: i64,
+    /// What its servers take.
+    pub usage: Usage,
+    /// Its ports.
+    pub ports: Room,
+}
+
+impl Counted {
+    /// As it is now, to a transaction that only reads.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn now(tx: &mut Tx, project: &str) -> Result<Self, StoreError> {
+        Ok(Self {
+            additions: additions::number(tx, project).await?,
+            usage: usage(tx, project).await?,
+            ports: Room::of(tx, project, PORT).await?,
+        })
+    }
 }
 
 /// Sets a limit.

@@ -3,7 +3,6 @@
 
 use crate::flavors::FlavorSnapshot;
 use crate::instances::{self, Body, NewInstance};
-use crate::quotas::ComputeLimits;
 use berth_controller_core::store::{AsStoreError, Json, StoreError, Tx};
 use berth_controller_core::{Env, params};
 use berth_controller_hosts::strays;
@@ -202,7 +201,7 @@ async fn instance(tx: &mut Tx, now: i64, spec: &VmmSpec) -> Result<(), StoreErro
             ..Body::default()
         },
     };
-    instances::insert_within_quota(tx, now, &new, ComputeLimits::NONE).await?;
+    instances::insert(tx, now, &new).await?;
     for (position, disk) in spec.disks.iter().enumerate() {
         tx.execute(
             "INSERT INTO disks (id, instance_id, position, size_gib, image_id, format, \

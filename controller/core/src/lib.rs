@@ -17,6 +17,7 @@
     allow(clippy::disallowed_methods, reason = "tests wait for real things")
 )]
 
+pub mod additions;
 pub mod agent;
 pub mod beat;
 pub mod body;

@@ -1,13 +1,14 @@
 //! IPAM: which address is whose.
 //!
 //! An address is stored as its position in the subnet, a 64-bit distance from the first
-//! address, so that one INSERT both finds and takes the lowest that is free. The primary key
+//! address, so that the next that is free is found by index. The primary key
 //! (subnet, position) makes a double allocation impossible whatever runs beside it.
 
 use super::errors::{conflict, invalid};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, params};
 use ipnet::IpNet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
 /// The holder of the address that DHCP servers take.
@@ -61,7 +62,9 @@ pub fn first(cidr: IpNet) -> i64 {
     i64::MIN + i64::from(cidr.prefix_len() + 1 < cidr.max_prefix_len())
 }
 
-/// Takes the lowest free address of a subnet's pools.
+/// Takes a free address of a subnet's pools: the one behind the highest that is taken while there is one, then
+/// any. What was given back is so the last to be given again, and none of this looks at all that is taken but
+/// where hardly any is free.
 ///
 /// # Errors
 /// 409 `IpAddressGenerationFailure` if none is free.
@@ -71,23 +74,11 @@ pub async fn take_any(
     cidr: IpNet,
     holder: &str,
 ) -> Result<IpAddr, ApiError> {
-    // A free address is a pool's first, or follows a taken one: the lowest such is the lowest free.
-    // ON CONFLICT, because in PostgreSQL one with a row that came after the snapshot is then a
-    // serialisation failure, which runs the transaction again, and no violated key.
-    let sql = "INSERT INTO address_allocations (subnet_id, position, holder) \
-        SELECT CAST($1 AS TEXT), MIN(c.position), CAST($2 AS TEXT) FROM ( \
-            SELECT p.first_position AS position FROM subnet_pools p WHERE p.subnet_id = $1 \
-            UNION ALL \
-            SELECT a.position + 1 AS position FROM address_allocations a \
-            JOIN subnet_pools p ON p.subnet_id = a.subnet_id \
-            AND a.position >= p.first_position AND a.position < p.last_position \
-            WHERE a.subnet_id = $1 \
-        ) c WHERE NOT EXISTS (SELECT 1 FROM address_allocations x \
-            WHERE x.subnet_id = $1 AND x.position = c.position) \
-        HAVING MIN(c.position) IS NOT NULL \
-        ON CONFLICT DO NOTHING RETURNING position";
-    let row: Option<(i64,)> = tx.query_opt(sql, params![subnet_id, holder]).await?;
-    let Some((position,)) = row else {
+    let taken = match take_next(tx, subnet_id, holder).await? {
+        Some(position) => Some(position),
+        None => take_given_back(tx, subnet_id, holder).await?,
+    };
+    let Some(position) = taken else {
         return Err(conflict(
             "IpAddressGenerationFailure",
             format!(
@@ -104,6 +95,99 @@ pub async fn take_any(
     })
 }
 
+/// Takes the one behind the highest that is taken of the first pool that has one.
+async fn take_next(tx: &mut Tx, subnet_id: &str, holder: &str) -> Result<Option<i64>, StoreError> {
+    // ON CONFLICT, because in PostgreSQL one with a row that came after the snapshot is then a
+    // serialisation failure, which runs the transaction again, and no violated key.
+    let sql = "INSERT INTO address_allocations (subnet_id, position, holder) \
+        SELECT CAST($1 AS TEXT), \
+            MIN(CASE WHEN c.highest IS NULL THEN c.first_position ELSE c.highest + 1 END), \
+            CAST($2 AS TEXT) \
+        FROM (SELECT p.first_position, p.last_position, \
+                (SELECT MAX(a.position) FROM address_allocations a WHERE a.subnet_id = $1 \
+                    AND a.position >= p.first_position AND a.position <= p.last_position) AS highest \
+            FROM subnet_pools p WHERE p.subnet_id = $1) c \
+        WHERE c.highest IS NULL OR c.highest < c.last_position \
+        HAVING COUNT(*) > 0 \
+        ON CONFLICT DO NOTHING RETURNING position";
+    let row: Option<(i64,)> = tx.query_opt(sql, params![subnet_id, holder]).await?;
+    Ok(row.map(|(position,)| position))
+}
+
+/// Takes the first free one from some place on. Where, the holder's name decides: holders look in places of
+/// their own, and not all of them where the last one found nothing.
+async fn take_given_back(
+    tx: &mut Tx,
+    subnet_id: &str,
+    holder: &str,
+) -> Result<Option<i64>, StoreError> {
+    let sql = "SELECT first_position, last_position FROM subnet_pools WHERE subnet_id = $1 \
+               ORDER BY first_position";
+    let pools: Vec<(i64, i64)> = tx.query(sql, params![subnet_id]).await?;
+    for (from, last) in from_some_place(&pools, place_of(holder)) {
+        if put(tx, subnet_id, from, holder).await? {
+            return Ok(Some(from));
+        }
+        let sql = "SELECT a.position + 1 FROM address_allocations a \
+            WHERE a.subnet_id = $1 AND a.position >= $2 AND a.position < $3 AND NOT EXISTS \
+                (SELECT 1 FROM address_allocations x \
+                 WHERE x.subnet_id = $1 AND x.position = a.position + 1) \
+            ORDER BY a.position LIMIT 1";
+        let gap: Option<(i64,)> = tx.query_opt(sql, params![subnet_id, from, last]).await?;
+        if let Some((position,)) = gap
+            && put(tx, subnet_id, position, holder).await?
+        {
+            return Ok(Some(position));
+        }
+    }
+    Ok(None)
+}
+
+/// The place where a holder begins to look.
+fn place_of(holder: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    holder.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Pools as ranges, both ends in them, the whole of them once, beginning at some place in one of them.
+fn from_some_place(pools: &[(i64, i64)], place: u64) -> Vec<(i64, i64)> {
+    let Some(chosen) = usize::try_from(place % (pools.len().max(1) as u64)).ok() else {
+        return pools.to_vec();
+    };
+    let (before, from) = pools.split_at(chosen.min(pools.len()));
+    let Some(((first, last), after)) = from.split_first() else {
+        return pools.to_vec();
+    };
+    let size = i128::from(*last) - i128::from(*first) + 1;
+    let start = i128::from(*first) + i128::from(place).rem_euclid(size.max(1));
+    let start = i64::try_from(start).unwrap_or(*first);
+    let mut ranges = vec![(start, *last)];
+    ranges.extend(after);
+    ranges.extend(before);
+    if start > *first {
+        ranges.push((*first, start - 1));
+    }
+    ranges
+}
+
+/// Takes a position if it is free: whether.
+async fn put(
+    tx: &mut Tx,
+    subnet_id: &str,
+    position: i64,
+    holder: &str,
+) -> Result<bool, StoreError> {
+    let taken = tx
+        .execute(
+            "INSERT INTO address_allocations (subnet_id, position, holder) VALUES ($1, $2, $3) \
+             ON CONFLICT DO NOTHING",
+            params![subnet_id, position, holder],
+        )
+        .await?;
+    Ok(taken == 1)
+}
+
 /// Takes one given address if it is free and one that can be handed out: whether.
 ///
 /// # Errors
@@ -118,14 +202,7 @@ pub async fn hold(
     let Some(position) = given(cidr, address) else {
         return Ok(false);
     };
-    let taken = tx
-        .execute(
-            "INSERT INTO address_allocations (subnet_id, position, holder) VALUES ($1, $2, $3) \
-             ON CONFLICT DO NOTHING",
-            params![subnet_id, position, holder],
-        )
-        .await?;
-    Ok(taken == 1)
+    put(tx, subnet_id, position, holder).await
 }
 
 /// The place of an address that can be handed out.
@@ -212,6 +289,60 @@ mod tests {
             let cidr: IpNet = cidr.parse().unwrap();
             let bounds = (stored(expected.0).unwrap(), stored(expected.1).unwrap());
             assert_eq!((first(cidr), last(cidr)), bounds, "{cidr}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_one_behind_the_highest_comes_first_and_what_was_given_back_last() {
+        let store = Store::connect("sqlite::memory:").await.unwrap();
+        let cidr: IpNet = "10.0.0.0/24".parse().unwrap();
+        let any = |holder: &'static str| {
+            store.tx(move |tx| Box::pin(async move { take_any(tx, "s", cidr, holder).await }))
+        };
+        let pool = (stored(10).unwrap(), stored(12).unwrap());
+        let back = |holder: &'static str| {
+            store.tx::<_, StoreError, _>(move |tx| {
+                Box::pin(async move {
+                    let sql =
+                        "INSERT INTO subnet_pools VALUES ('s', $1, $2) ON CONFLICT DO NOTHING";
+                    tx.execute(sql, params![pool.0, pool.1]).await?;
+                    give_back(tx, holder).await
+                })
+            })
+        };
+        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+        back("nobody").await.unwrap();
+        assert_eq!(any("a").await.unwrap(), address(10));
+        assert_eq!(any("b").await.unwrap(), address(11));
+        back("a").await.unwrap();
+        assert_eq!(any("c").await.unwrap(), address(12), "not yet the one of a");
+        assert_eq!(any("d").await.unwrap(), address(10));
+        assert!(any("e").await.is_err());
+        back("b").await.unwrap();
+        assert_eq!(any("e").await.unwrap(), address(11));
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_from_some_place_are_the_whole_pools(
+            starts in proptest::collection::btree_set(any::<i8>(), 1..5), place: u64,
+        ) {
+            let pools: Vec<(i64, i64)> = starts.iter()
+                .map(|s| (i64::from(*s) * 100, i64::from(*s) * 100 + i64::from(*s).abs() % 7))
+                .collect();
+            let all = |ranges: &[(i64, i64)]| -> Vec<i64> {
+                let mut all: Vec<i64> = ranges.iter().flat_map(|(a, b)| *a..=*b).collect();
+                all.sort_unstable();
+                all
+            };
+            prop_assert_eq!(all(&from_some_place(&pools, place)), all(&pools));
+        }
+
+        #[test]
+        fn a_pool_of_all_addresses_has_a_place_for_everybody(place: u64) {
+            let ranges = from_some_place(&[(i64::MIN, i64::MAX)], place);
+            let last = ranges.first().map(|range| range.1);
+            prop_assert_eq!(last, Some(i64::MAX));
         }
     }
 

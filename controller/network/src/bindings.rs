@@ -77,13 +77,10 @@ pub async fn activate(
 /// # Errors
 /// [`StoreError`]
 pub async fn unbind(tx: &mut Tx, vmm_id: VmmId) -> Result<(), StoreError> {
-    hosts_changed(tx, "vmm_id", &vmm_id.to_string()).await?;
-    tx.execute(
-        "UPDATE hosts SET network_revision = network_revision + 1 \
-         WHERE id IN (SELECT host_id FROM port_bindings WHERE vmm_id = $1)",
-        params![vmm_id],
-    )
-    .await?;
+    let sql = "SELECT host_id FROM ports WHERE vmm_id = $1 AND host_id IS NOT NULL \
+               UNION SELECT host_id FROM port_bindings WHERE vmm_id = $1";
+    let hosts: Vec<(HostId,)> = tx.query(sql, params![vmm_id]).await?;
+    raise(tx, &hosts).await?;
     tx.execute(
         "DELETE FROM port_bindings WHERE vmm_id = $1",
         params![vmm_id],
@@ -120,12 +117,21 @@ pub(super) async fn hosts_changed(
     value: &str,
 ) -> Result<(), StoreError> {
     let sql = format!(
-        "UPDATE hosts SET network_revision = network_revision + 1 \
-         WHERE id IN (SELECT host_id FROM ports WHERE {column} = $1 AND host_id IS NOT NULL) \
-         OR id IN (SELECT b.host_id FROM port_bindings b JOIN ports p ON p.id = b.port_id \
-         WHERE p.{column} = $1)"
+        "SELECT host_id FROM ports WHERE {column} = $1 AND host_id IS NOT NULL \
+         UNION SELECT b.host_id FROM port_bindings b JOIN ports p ON p.id = b.port_id \
+         WHERE p.{column} = $1"
     );
-    tx.execute(&sql, params![value]).await?;
+    let hosts: Vec<(HostId,)> = tx.query(&sql, params![value]).await?;
+    raise(tx, &hosts).await
+}
+
+/// Raises the network revision of these hosts, each by its own row: a statement that looked for them among
+/// all hosts would be in conflict with whatever is written of any.
+async fn raise(tx: &mut Tx, hosts: &[(HostId,)]) -> Result<(), StoreError> {
+    for (host_id,) in hosts {
+        let sql = "UPDATE hosts SET network_revision = network_revision + 1 WHERE id = $1";
+        tx.execute(sql, params![*host_id]).await?;
+    }
     Ok(())
 }
 
@@ -141,6 +147,7 @@ pub async fn changed(tx: &mut Tx, network_id: &str) -> Result<(), StoreError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::quotas::{PORT, Room};
     use crate::testing::{App, Client, app};
     use crate::{RequestedNetwork, allocate, host_document, release};
     use berth_rpc_types::link::NetworkDocument;
@@ -188,7 +195,8 @@ mod tests {
                         network_id: Some(network),
                         ..RequestedNetwork::default()
                     };
-                    allocate(tx, &env, SERVER, &project, &[wanted]).await
+                    let mut room = Room::of(tx, &project, PORT).await?;
+                    allocate(tx, &env, SERVER, &project, &[wanted], &mut room).await
                 })
             })
             .await

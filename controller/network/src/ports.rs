@@ -3,7 +3,6 @@
 use super::addresses;
 use super::errors::{conflict, invalid, not_found};
 use super::networks::Network;
-use super::quotas;
 use super::subnets::{self, Subnet};
 use super::tags::{self, Kind, Tagged};
 use berth_controller_core::listing::{Condition, Direction, Field, Ids, Is, Table, markers};
@@ -243,18 +242,17 @@ pub fn new_mac(rng: &dyn Rng) -> String {
 }
 
 /// Stores a new port and gives it addresses: those `wanted`, or (`None`) one of each IP version
-/// that the network has. Returns it as stored.
+/// that the network has. Returns it as stored. The quota is the caller's to look at.
 ///
 /// # Errors
-/// 409 for a taken MAC or address, an empty pool, or over quota; 400 for an address that is
-/// in none of the network's subnets.
+/// 409 for a taken MAC or address, or an empty pool; 400 for an address that is in none of the
+/// network's subnets.
 pub async fn insert(
     tx: &mut Tx,
     network: &Network,
     port: &Port,
     wanted: Option<&[WantedAddress]>,
 ) -> Result<Port, ApiError> {
-    quotas::one_more(tx, &port.project_id, quotas::PORT).await?;
     let p = port.clone();
     tx.execute(
         "INSERT INTO ports (id, network_id, project_id, name, description, admin_state_up, mac, \
@@ -285,10 +283,12 @@ pub async fn insert(
         StoreError::Conflict(_) => mac_taken(port),
         other => other.into(),
     })?;
-    give_addresses(tx, network, &port.id, wanted).await?;
-    set_groups(tx, &port.id, &port.groups).await?;
-    let stored = list(tx, &Which::Id(port.id.clone())).await?;
-    stored.into_iter().next().ok_or_else(|| missing(&port.id))
+    let mut stored = port.clone();
+    stored.fixed_ips = give_addresses(tx, network, &port.id, wanted).await?;
+    stored.groups.sort_unstable();
+    stored.groups.dedup();
+    join_groups(tx, &port.id, &stored.groups).await?;
+    Ok(stored)
 }
 
 fn mac_taken(port: &Port) -> ApiError {
@@ -301,7 +301,8 @@ fn mac_taken(port: &Port) -> ApiError {
     )
 }
 
-/// Gives a port, which has none, its addresses.
+/// Gives a port, which has none, its addresses. Returns them, each with its subnet, in the order in which
+/// [`list`] has them.
 ///
 /// # Errors
 /// As [`insert`].
@@ -310,11 +311,26 @@ pub async fn give_addresses(
     network: &Network,
     port_id: &str,
     wanted: Option<&[WantedAddress]>,
-) -> Result<(), ApiError> {
+) -> Result<Vec<(String, IpAddr)>, ApiError> {
     let all = subnets::list(tx, &network.id).await?;
-    let Some(wanted) = wanted else {
-        return give_default_addresses(tx, &all, port_id).await;
+    let mut given = match wanted {
+        Some(wanted) => give_wanted_addresses(tx, network, &all, port_id, wanted).await?,
+        None => give_default_addresses(tx, &all, port_id).await?,
     };
+    let place = |id: &str| all.iter().position(|subnet| subnet.id == id);
+    given.sort_by_key(|(subnet, address)| (place(subnet), *address));
+    Ok(given)
+}
+
+/// Those that are asked for.
+async fn give_wanted_addresses(
+    tx: &mut Tx,
+    network: &Network,
+    all: &[Subnet],
+    port_id: &str,
+    wanted: &[WantedAddress],
+) -> Result<Vec<(String, IpAddr)>, ApiError> {
+    let mut given = Vec::new();
     for want in wanted {
         let fits = |s: &&Subnet| match (&want.subnet_id, want.address) {
             (Some(id), _) => s.id == *id,
@@ -333,16 +349,16 @@ pub async fn give_addresses(
                 network.id
             )));
         };
-        match want.address {
+        let address = match want.address {
             Some(address) => {
                 addresses::take(tx, &subnet.id, subnet.cidr, address, port_id).await?;
+                address
             }
-            None => {
-                addresses::take_any(tx, &subnet.id, subnet.cidr, port_id).await?;
-            }
-        }
+            None => addresses::take_any(tx, &subnet.id, subnet.cidr, port_id).await?,
+        };
+        given.push((subnet.id.clone(), address));
     }
-    Ok(())
+    Ok(given)
 }
 
 /// One address a version, from the first subnet that has one.
@@ -350,12 +366,14 @@ async fn give_default_addresses(
     tx: &mut Tx,
     all: &[Subnet],
     port_id: &str,
-) -> Result<(), ApiError> {
+) -> Result<Vec<(String, IpAddr)>, ApiError> {
+    let mut given = Vec::new();
     for v4 in [true, false] {
         let mut refusal = None;
         for subnet in all.iter().filter(|s| s.cidr.addr().is_ipv4() == v4) {
             match addresses::take_any(tx, &subnet.id, subnet.cidr, port_id).await {
-                Ok(_) => {
+                Ok(address) => {
+                    given.push((subnet.id.clone(), address));
                     refusal = None;
                     break;
                 }
@@ -367,7 +385,7 @@ async fn give_default_addresses(
             return Err(refusal);
         }
     }
-    Ok(())
+    Ok(given)
 }
 
 /// Replaces a port's groups.
@@ -377,6 +395,10 @@ async fn give_default_addresses(
 pub async fn set_groups(tx: &mut Tx, port_id: &str, groups: &[String]) -> Result<(), StoreError> {
     let sql = "DELETE FROM port_security_groups WHERE port_id = $1";
     tx.execute(sql, params![port_id]).await?;
+    join_groups(tx, port_id, groups).await
+}
+
+async fn join_groups(tx: &mut Tx, port_id: &str, groups: &[String]) -> Result<(), StoreError> {
     for group in groups {
         let sql = "INSERT INTO port_security_groups (port_id, group_id) VALUES ($1, $2) \
                    ON CONFLICT DO NOTHING";

@@ -1,4 +1,5 @@
-//! How much a project may have. Counted in the transaction that adds, which is serializable.
+//! How much a project may have. Counted in the transaction that adds, which is serializable; what a server takes
+//! is counted before ([`berth_controller_core::additions`]).
 
 use super::errors::conflict;
 use berth_controller_core::store::{StoreError, Tx};
@@ -59,22 +60,59 @@ pub async fn used(tx: &mut Tx, project: &str, what: Counted) -> Result<i64, Stor
     Ok(row.map_or(0, |(n,)| n))
 }
 
+/// What a project has of one resource, and may have.
+#[derive(Clone, Debug)]
+pub struct Room {
+    project: String,
+    what: Counted,
+    limit: i64,
+    used: i64,
+}
+
+impl Room {
+    /// As it is now.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn of(tx: &mut Tx, project: &str, what: Counted) -> Result<Self, StoreError> {
+        Ok(Self {
+            project: project.to_owned(),
+            what,
+            limit: limit(tx, project, what).await?,
+            used: used(tx, project, what).await?,
+        })
+    }
+
+    /// Takes one.
+    ///
+    /// # Errors
+    /// 409 `OverQuota`, which names the limit, if that is one too many.
+    pub fn take(&mut self) -> Result<(), ApiError> {
+        let Self {
+            project,
+            limit,
+            used,
+            ..
+        } = &*self;
+        if *limit >= 0 && used >= limit {
+            return Err(conflict(
+                "OverQuota",
+                format!(
+                    "Quota exceeded for resources: ['{}']: {used} of {limit} are in use; an \
+                     administrator can raise it at /v2.0/quotas/{project}.",
+                    self.what.name
+                ),
+            ));
+        }
+        self.used = self.used.saturating_add(1);
+        Ok(())
+    }
+}
+
 /// Refuses one more if that is one too many. Call it in the transaction that inserts.
 ///
 /// # Errors
 /// 409 `OverQuota`, which names the limit.
 pub async fn one_more(tx: &mut Tx, project: &str, what: Counted) -> Result<(), ApiError> {
-    let limit = limit(tx, project, what).await?;
-    let used = used(tx, project, what).await?;
-    if limit >= 0 && used >= limit {
-        return Err(conflict(
-            "OverQuota",
-            format!(
-                "Quota exceeded for resources: ['{}']: {used} of {limit} are in use; an \
-                 administrator can raise it at /v2.0/quotas/{project}.",
-                what.name
-            ),
-        ));
-    }
-    Ok(())
+    Room::of(tx, project, what).await?.take()
 }

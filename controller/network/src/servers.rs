@@ -8,6 +8,7 @@ use super::bindings;
 use super::errors::{conflict, not_found};
 use super::networks::{self, Network};
 use super::ports::{self, Port, WantedAddress, Which};
+use super::quotas::Room;
 use super::security_groups;
 use berth_controller_core::store::{Parsed, StoreError, Tx, Value};
 use berth_controller_core::{ApiError, Env, params, policy::Reach, row};
@@ -42,7 +43,8 @@ pub struct ServerAddress {
     pub address: IpAddr,
 }
 
-/// Gives a server its ports: makes them, with addresses, or takes the given ones.
+/// Gives a new server its ports: makes them, with addresses, or takes the given ones. What is made is taken
+/// from `room`, the project's quota of ports.
 ///
 /// # Errors
 /// 404 for a network or port that the project may not use, 409 for a port in use, a full
@@ -53,15 +55,17 @@ pub async fn allocate(
     instance_id: InstanceId,
     project_id: &str,
     requested: &[RequestedNetwork],
+    room: &mut Room,
 ) -> Result<(), ApiError> {
     // What the project itself may use, whoever asks for it.
     let reach = Reach::Project(project_id.to_owned());
-    let after = ports::list(tx, &Which::Instance(instance_id.to_string())).await?;
-    let first = after.iter().map(|p| p.device_index + 1).max().unwrap_or(0);
-    for (index, request) in (first..).zip(requested) {
+    for (index, request) in (0..).zip(requested) {
         match &request.port_id {
             Some(port_id) => take_port(tx, env, instance_id, &reach, port_id, index).await?,
-            None => make_port(tx, env, instance_id, project_id, request, index).await?,
+            None => {
+                room.take()?;
+                make_port(tx, env, instance_id, project_id, request, index).await?;
+            }
         }
     }
     Ok(())

@@ -9,9 +9,11 @@ use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{AppState, Env, params};
 use berth_rpc::kill_point;
 use berth_rpc_types::OperationId;
-use futures::StreamExt as _;
 use serde::Deserialize as _;
+use std::collections::{HashSet, VecDeque};
+use std::panic::resume_unwind;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 /// How long the driver sleeps if nobody pokes it. Another controller's operation is found by it
@@ -44,29 +46,41 @@ pub enum Advanced {
 /// Drives operations until `stop` is cancelled. A step under way is finished.
 pub async fn run(engine: Engine, stop: tokio_util::sync::CancellationToken) {
     let app = &engine.app;
+    let mut found = VecDeque::new();
+    let mut driven = HashSet::new();
+    let mut driving = JoinSet::new();
     while !stop.is_cancelled() {
-        let found = match due(&engine).await {
-            Ok(due) => due,
-            Err(error) => {
-                tracing::error!(%error, "operations cannot be read; trying again");
-                vec![]
-            }
-        };
-        let idle = found.is_empty();
-        futures::stream::iter(found)
-            .for_each_concurrent(CONCURRENT, |(id, request_id)| {
-                let span = tracing::info_span!("operation", %request_id, operation_id = %id);
-                drive(&engine, id).instrument(span)
-            })
-            .await;
-        if idle {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = app.wake.notified() => {}
-                () = app.clock.sleep(IDLE) => {}
+        // No operation waits for another: where one is done, the next begins.
+        if found.is_empty() && driving.len() < CONCURRENT {
+            match due(&engine).await {
+                Ok(due) => found.extend(due.into_iter().filter(|(id, _)| !driven.contains(id))),
+                Err(error) => {
+                    tracing::error!(%error, "operations cannot be read; trying again");
+                }
             }
         }
+        while driving.len() < CONCURRENT
+            && let Some((id, request_id)) = found.pop_front()
+        {
+            driven.insert(id);
+            let span = tracing::info_span!("operation", %request_id, operation_id = %id);
+            let engine = engine.clone();
+            let drive = async move {
+                drive(&engine, id).await;
+                id
+            };
+            driving.spawn(drive.instrument(span));
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Some(done) = driving.join_next() => {
+                driven.remove(&done.unwrap_or_else(|panicked| resume_unwind(panicked.into_panic())));
+            }
+            () = app.wake.notified() => {}
+            () = app.clock.sleep(IDLE) => {}
+        }
     }
+    while driving.join_next().await.is_some() {}
 }
 
 /// What is to be driven now. Besides timers, nothing wakes later than by [`POSTPONED_MS`]: what does

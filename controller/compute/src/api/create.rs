@@ -9,27 +9,31 @@ use super::create_request::{Request, parse};
 use super::{imaging, networking};
 use crate::flavors::{self, FlavorSnapshot};
 use crate::instances::{self, Body, NewInstance};
-use crate::quotas::{self, Usage};
+use crate::quotas::{self, Counted, Usage};
 use crate::workflow::{self, Begin, Kind};
 use crate::{actions, boot_sources, groups, keypairs};
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use berth_controller_core::body::clip;
-use berth_controller_core::store::Tx;
-use berth_controller_core::{ApiError, params};
+use berth_controller_core::store::{StoreError, Tx};
+use berth_controller_core::{ApiError, additions, params, read};
 use berth_rpc::kill_point;
 use berth_rpc_types::InstanceId;
 use serde_json::json;
 
+/// How many times a project is counted for one request at the most.
+const COUNTS: u32 = 30;
+
 /// `POST /servers`
 pub async fn create(call: Call, bytes: Bytes) -> Reply {
     let request = parse(&call, &bytes)?;
+    if call.context.project_id.is_empty() {
+        return Err(forbidden(
+            "A server belongs to a project: the token is to be scoped to one.",
+        ));
+    }
     let turn = call.app.turns.of(&call.context.project_id).await;
-    let made = tx!(call, |tx| [call, request] {
-        let made = accept(tx, &call, request).await?;
-        kill_point!("controller.request.uncommitted");
-        Ok::<_, ApiError>(made)
-    })?;
+    let made = add(&call, &request).await?;
     drop(turn);
     kill_point!("controller.request.committed");
     call.app.wake.notify_one();
@@ -56,6 +60,30 @@ pub async fn create(call: Call, bytes: Bytes) -> Reply {
     Ok(response)
 }
 
+/// Accepts it, and counts what its project has until nothing was added between the count and that.
+async fn add(call: &Call, request: &Request) -> Result<Made, ApiError> {
+    // Each time that it is counted again, another request added: another controller's, as those of this one
+    // take turns.
+    for _ in 0..COUNTS {
+        let counted = read!(call, |tx| [call] {
+            Counted::now(tx, &call.context.project_id).await
+        })?;
+        let made = tx!(call, |tx| [call, request, counted] {
+            let project = &call.context.project_id;
+            if !additions::raise_from(tx, project, counted.additions).await? {
+                return Ok(None);
+            }
+            let made = accept(tx, &call, request, counted).await?;
+            kill_point!("controller.request.uncommitted");
+            Ok::<_, ApiError>(Some(made))
+        })?;
+        if let Some(made) = made {
+            return Ok(made);
+        }
+    }
+    Err(StoreError::Contended(COUNTS).into())
+}
+
 /// What was accepted.
 struct Made {
     first: InstanceId,
@@ -63,15 +91,15 @@ struct Made {
 }
 
 /// Looks up what the request names, and writes everything.
-async fn accept(tx: &mut Tx, call: &Call, mut request: Request) -> Result<Made, ApiError> {
+async fn accept(
+    tx: &mut Tx,
+    call: &Call,
+    mut request: Request,
+    mut counted: Counted,
+) -> Result<Made, ApiError> {
     let env = call.app.env();
     let now = env.now();
     let project = call.context.project_id.clone();
-    if project.is_empty() {
-        return Err(forbidden(
-            "A server belongs to a project: the token is to be scoped to one.",
-        ));
-    }
     let flavor = flavors::get(tx, &request.flavor_ref, call.context.reach.project())
         .await?
         .ok_or_else(|| {
@@ -100,7 +128,7 @@ async fn accept(tx: &mut Tx, call: &Call, mut request: Request) -> Result<Made, 
             "Quota exceeded for metadata_items: Requested {items}, but limit is {most}"
         )));
     }
-    let count = affordable(tx, &project, &limits, &request, &flavor).await?;
+    let count = affordable(counted.usage, &limits, &request, &flavor)?;
     if let Some(group) = request.body.hints.group.clone() {
         check_group(tx, call, &group, count, &limits).await?;
     }
@@ -129,18 +157,15 @@ async fn accept(tx: &mut Tx, call: &Call, mut request: Request) -> Result<Made, 
             key_name: request.key_name.clone(),
             body,
         };
-        if !instances::insert_within_quota(tx, now, &new, quotas::compute_limits(&limits)).await? {
-            return Err(forbidden(
-                "Quota exceeded: other requests of this project took what was left.",
-            ));
-        }
+        instances::insert(tx, now, &new).await?;
         instances::insert_root_disk(tx, now, env.uuid(), &new).await?;
         boot_sources::keep(tx, new.id, &sources).await?;
         if let Some(group) = &new.body.hints.group {
             groups::join(tx, group, new.id).await?;
         }
         let groups = request.security_groups.as_deref();
-        networking::attach(tx, call, new.id, &request.networks, groups).await?;
+        let ports = &mut counted.ports;
+        networking::attach(tx, call, new.id, &request.networks, groups, ports).await?;
         let origin = call.context.origin();
         let begin = Begin {
             kind: Kind::Create,
@@ -171,14 +196,12 @@ fn numbered(name: &str, index: i64, max_count: i64) -> String {
 }
 
 /// How many servers the quota allows, between the least and the most asked for.
-async fn affordable(
-    tx: &mut Tx,
-    project: &str,
+fn affordable(
+    used: Usage,
     limits: &[(&'static str, i64)],
     request: &Request,
     flavor: &flavors::Flavor,
 ) -> Result<i64, ApiError> {
-    let used = quotas::usage(tx, project).await?;
     let held = quotas::compute_limits(limits);
     let over = |count: i64| {
         let asked = Usage {

@@ -7,8 +7,9 @@ use super::common::{Call, Reply, not_found, ok, read, unsupported};
 use super::microversion::Microversion;
 use axum::extract::Path;
 use berth_controller_core::body::clip;
+use berth_controller_core::listing::Condition;
 use berth_controller_core::store::{Json, StoreError, Tx};
-use berth_controller_core::{beat, params, row, time};
+use berth_controller_core::{beat, row, time};
 use berth_rpc_types::{Capacity, HostId};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -71,53 +72,80 @@ impl Host {
     }
 }
 
-/// Every host, with what is used of it.
-pub(super) async fn hosts(tx: &mut Tx, call: &Call) -> Result<Vec<Host>, StoreError> {
-    let mut hosts: Vec<Host> = tx
-        .query(
-            &format!(
-                "SELECT id, service_id, hostname, address, availability_zone, enabled, \
-                 disabled_reason, forced_down, capacity, {} FROM hosts ORDER BY service_id",
-                beat::SEEN
-            ),
-            params![],
-        )
-        .await?;
-    for host in &mut hosts {
-        let control = &call.app.control;
-        host.up = control.is_up(host.silent, host.forced_down);
-    }
-    let claims: Vec<Used> = tx
-        .query(
+/// Hosts of which claims are summed in one statement.
+const SUMMED: usize = 500;
+
+/// The hosts that meet a condition, by service id, each with what is used of it; at most so many.
+pub(super) async fn hosts(
+    tx: &mut Tx,
+    call: &Call,
+    which: &Condition,
+    most: usize,
+) -> Result<Vec<Host>, StoreError> {
+    let (sql, values) = which.statement(
+        &format!(
+            "SELECT id, service_id, hostname, address, availability_zone, enabled, \
+             disabled_reason, forced_down, capacity, {} FROM hosts",
+            beat::SEEN
+        ),
+        &format!("ORDER BY service_id LIMIT {most}"),
+    );
+    let mut hosts: Vec<Host> = tx.query(&sql, &values).await?;
+    for chunk in hosts.chunks_mut(SUMMED) {
+        let these = Condition::among("host_id", chunk.iter().map(|host| host.id.into()));
+        let (sql, values) = these.statement(
             "SELECT host_id, CAST(SUM(vcpus) AS BIGINT) AS vcpus, \
              CAST(SUM(memory_mib) AS BIGINT) AS memory_mib, \
-             CAST(SUM(disk_gib) AS BIGINT) AS disk_gib, COUNT(*) AS guests \
-             FROM claims GROUP BY host_id",
-            params![],
-        )
-        .await?;
-    let mut claims: HashMap<Option<HostId>, Used> = claims
-        .into_iter()
-        .map(|used| (used.host_id, used))
-        .collect();
-    for host in &mut hosts {
-        host.used = claims.remove(&Some(host.id)).unwrap_or_default();
+             CAST(SUM(disk_gib) AS BIGINT) AS disk_gib, COUNT(*) AS guests FROM claims",
+            "GROUP BY host_id",
+        );
+        let claims: Vec<Used> = tx.query(&sql, &values).await?;
+        let mut claims: HashMap<Option<HostId>, Used> = claims
+            .into_iter()
+            .map(|used| (used.host_id, used))
+            .collect();
+        for host in chunk {
+            let control = &call.app.control;
+            host.up = control.is_up(host.silent, host.forced_down);
+            host.used = claims.remove(&Some(host.id)).unwrap_or_default();
+        }
     }
     Ok(hosts)
 }
 
-/// `GET /os-availability-zone`
+/// Every host.
+pub(super) async fn every_host(tx: &mut Tx, call: &Call) -> Result<Vec<Host>, StoreError> {
+    hosts(tx, call, &Condition::default(), i32::MAX as usize).await
+}
+
+/// `GET /os-availability-zone`: which zones there are, at the cost of how many, not of their hosts.
 pub async fn zones(call: Call) -> Reply {
-    zone_list(call, false).await
+    let zones: Vec<(String, bool)> =
+        read!(call, |tx| [call] { tx.query::<(String, bool)>(ZONES, &[]).await })?;
+    let list: Vec<Value> = zones
+        .iter()
+        .map(|(zone, available)| zone_view(zone, *available, Value::Null))
+        .collect();
+    ok(json!({ "availabilityZoneInfo": list }))
+}
+
+/// Each zone, and whether it has a host that takes servers. From one to the next by index.
+const ZONES: &str = "WITH RECURSIVE zones (zone) AS ( \
+        SELECT MIN(availability_zone) FROM hosts \
+        UNION ALL \
+        SELECT (SELECT MIN(h.availability_zone) FROM hosts h WHERE h.availability_zone > z.zone) \
+        FROM zones z WHERE z.zone IS NOT NULL \
+    ) SELECT z.zone, CASE WHEN EXISTS (SELECT 1 FROM hosts h WHERE h.availability_zone = z.zone \
+        AND h.enabled = 1) THEN 1 ELSE 0 END AS available \
+    FROM zones z WHERE z.zone IS NOT NULL ORDER BY z.zone";
+
+fn zone_view(zone: &str, available: bool, hosts: Value) -> Value {
+    json!({"zoneName": zone, "zoneState": {"available": available}, "hosts": hosts})
 }
 
 /// `GET /os-availability-zone/detail`
 pub async fn zones_detail(call: Call) -> Reply {
-    zone_list(call, true).await
-}
-
-async fn zone_list(call: Call, detail: bool) -> Reply {
-    let all = read!(call, |tx| [call] { hosts(tx, &call).await })?;
+    let all = read!(call, |tx| [call] { every_host(tx, &call).await })?;
     let mut zones: BTreeMap<&str, Vec<&Host>> = BTreeMap::new();
     for host in &all {
         zones
@@ -137,11 +165,8 @@ async fn zone_list(call: Call, detail: bool) -> Reply {
                 });
                 by_name.insert(host.hostname.clone(), json!({"nova-compute": service}));
             }
-            json!({
-                "zoneName": zone,
-                "zoneState": {"available": hosts.iter().any(|h| h.enabled)},
-                "hosts": if detail { Value::Object(by_name) } else { Value::Null },
-            })
+            let available = hosts.iter().any(|h| h.enabled);
+            zone_view(zone, available, Value::Object(by_name))
         })
         .collect();
     ok(json!({ "availabilityZoneInfo": list }))

@@ -1,15 +1,17 @@
 //! Hypervisors: each host is one, with its capacity and what is used of it.
 
-use super::common::{Call, Reply, bad, not_found, ok, read, unsupported};
-use super::hosts::{Host, hosts};
+use super::common::{Call, Reply, bad, not_found, ok, read, unsupported, uuid};
+use super::hosts::{Host, every_host, hosts};
 use super::microversion::Microversion;
 use super::render::{Field, render};
 use crate::listing;
 use axum::extract::Path;
 use berth_controller_core::body::clip;
+use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{StoreError, Tx};
-use berth_controller_core::{ApiError, Service, params};
+use berth_controller_core::{ApiError, Service};
+use berth_rpc_types::HostId;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -118,43 +120,49 @@ pub async fn hypervisors_detail(call: Call, params: Params) -> Reply {
 
 async fn hypervisor_list(call: Call, params: Params, detail: bool) -> Reply {
     let with_servers = call.since(53) && params.flag("with_servers") == Some(true);
-    let mut all = read!(call, |tx| [call] {
-        let mut all = hosts(tx, &call).await?;
+    let pattern = params
+        .get("hypervisor_hostname_pattern")
+        .filter(|_| call.since(53));
+    let (marker, limit) = match call.since(33) {
+        true => (
+            params.get("marker").map(str::to_owned),
+            params
+                .limit(Service::Compute, listing::MAX_LIMIT)?
+                .unwrap_or(listing::MAX_LIMIT),
+        ),
+        false => (None, i32::MAX as usize),
+    };
+    let which = match pattern {
+        Some(pattern) => named_like(pattern),
+        None => Condition::default(),
+    };
+    let all = read!(call, |tx| [call, which, marker] {
+        let mut which = which;
+        if let Some(marker) = &marker {
+            let after = match with_id(&call, marker) {
+                Some(this) => hosts(tx, &call, &this, 1).await?.pop(),
+                None => None,
+            };
+            let after = after.ok_or_else(|| bad(format!("marker [{}] not found", clip(marker))))?;
+            which.and(Condition::new("service_id > ?", [after.service_id.into()]));
+        }
+        let mut all = hosts(tx, &call, &which, limit).await?;
         if with_servers {
             add_servers(tx, &mut all).await?;
         }
-        Ok::<_, StoreError>(all)
+        Ok::<_, ApiError>(all)
     })?;
-    if call.since(53)
-        && let Some(pattern) = params.get("hypervisor_hostname_pattern")
+    if let Some(pattern) = pattern
+        && all.is_empty()
+        && marker.is_none()
     {
-        all.retain(|h| h.hostname.contains(pattern));
-        if all.is_empty() {
-            return Err(not_found(format!(
-                "No hypervisor matching '{}' could be found.",
-                clip(pattern)
-            )));
-        }
+        return Err(not_found(format!(
+            "No hypervisor matching '{}' could be found.",
+            clip(pattern)
+        )));
     }
-    let mut next = None;
-    if call.since(33) {
-        let limit = params.limit(Service::Compute, listing::MAX_LIMIT)?;
-        let limit = limit.unwrap_or(listing::MAX_LIMIT);
-        let version = call.version;
-        let marker = params.get("marker");
-        let id = |h: &Host| {
-            h.service_id(version)
-                .to_string()
-                .trim_matches('"')
-                .to_owned()
-        };
-        (all, next) = listing::page(all, marker, limit, id).ok_or_else(|| {
-            bad(format!(
-                "marker [{}] not found",
-                clip(marker.unwrap_or_default())
-            ))
-        })?;
-    }
+    let next = all.last().filter(|_| call.since(33) && all.len() == limit);
+    let next = next.map(|host| shown_id(&call, host));
     let list: Vec<Value> = all.iter().map(|h| hypervisor(&call, h, detail)).collect();
     let mut body = json!({ "hypervisors": list });
     if let Some(next) = next {
@@ -168,41 +176,73 @@ async fn hypervisor_list(call: Call, params: Params, detail: bool) -> Reply {
     ok(body)
 }
 
-async fn add_servers(tx: &mut Tx, hosts: &mut [Host]) -> Result<(), StoreError> {
-    let rows: Vec<(String, String, String)> = tx
-        .query(
-            "SELECT id, name, host_id FROM instances \
-             WHERE host_id IS NOT NULL AND deleted_at IS NULL ORDER BY id",
-            params![],
-        )
-        .await?;
-    let mut by_host: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
-    for (id, name, host_id) in rows {
-        by_host.entry(host_id).or_default().push((id, name));
+/// Hosts that have this in their name, in whatever case.
+fn named_like(pattern: &str) -> Condition {
+    let mut escaped = String::from("%");
+    for c in pattern.to_lowercase().chars() {
+        if matches!(c, '%' | '_' | '!') {
+            escaped.push('!');
+        }
+        escaped.push(c);
     }
-    for host in hosts {
-        host.servers = Some(by_host.remove(&host.id.to_string()).unwrap_or_default());
+    escaped.push('%');
+    Condition::new("LOWER(hostname) LIKE ? ESCAPE '!'", [escaped.into()])
+}
+
+/// A host's id as callers of this version know it.
+fn shown_id(call: &Call, host: &Host) -> String {
+    let id = host.service_id(call.version).to_string();
+    id.trim_matches('"').to_owned()
+}
+
+/// The host with such an id; `None` if none can have it.
+fn with_id(call: &Call, id: &str) -> Option<Condition> {
+    if call.since(53) {
+        let id = uuid(id).map(HostId)?;
+        return Some(Condition::new("id = ?", [id.into()]));
+    }
+    let number: i64 = id.parse().ok()?;
+    Some(Condition::new("service_id = ?", [number.into()]))
+}
+
+/// Hosts whose servers are looked for in one statement.
+const LOOKED_FOR: usize = 500;
+
+async fn add_servers(tx: &mut Tx, hosts: &mut [Host]) -> Result<(), StoreError> {
+    for chunk in hosts.chunks_mut(LOOKED_FOR) {
+        let mut these = Condition::among("host_id", chunk.iter().map(|host| host.id.into()));
+        these.and(Condition::new("deleted_at IS NULL", []));
+        let (sql, values) =
+            these.statement("SELECT id, name, host_id FROM instances", "ORDER BY id");
+        let rows: Vec<(String, String, String)> = tx.query(&sql, &values).await?;
+        let mut by_host: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+        for (id, name, host_id) in rows {
+            by_host.entry(host_id).or_default().push((id, name));
+        }
+        for host in chunk {
+            host.servers = Some(by_host.remove(&host.id.to_string()).unwrap_or_default());
+        }
     }
     Ok(())
 }
 
 /// The one with this id.
 async fn find(call: &Call, id: &str, with_servers: bool) -> Result<Host, ApiError> {
-    let all = read!(call, |tx| [call] {
-        let mut all = hosts(tx, &call).await?;
-        if with_servers {
-            add_servers(tx, &mut all).await?;
-        }
-        Ok::<_, StoreError>(all)
-    })?;
-    let version = call.version;
-    let wanted = |h: &Host| h.service_id(version).to_string().trim_matches('"') == id;
-    all.into_iter().find(wanted).ok_or_else(|| {
+    let missing = || {
         not_found(format!(
             "Hypervisor with ID '{}' could not be found.",
             clip(id)
         ))
-    })
+    };
+    let this = with_id(call, id).ok_or_else(missing)?;
+    let mut found = read!(call, |tx| [call, this] {
+        let mut found = hosts(tx, &call, &this, 1).await?;
+        if with_servers {
+            add_servers(tx, &mut found).await?;
+        }
+        Ok::<_, StoreError>(found)
+    })?;
+    found.pop().ok_or_else(missing)
 }
 
 /// `GET /os-hypervisors/{id}`
@@ -223,7 +263,7 @@ pub async fn uptime(call: Call, Path(id): Path<String>) -> Reply {
 /// `GET /os-hypervisors/statistics`: the sum of all enabled hosts.
 pub async fn statistics(call: Call) -> Reply {
     call.only_in(1, 87)?;
-    let all = read!(call, |tx| [call] { hosts(tx, &call).await })?;
+    let all = read!(call, |tx| [call] { every_host(tx, &call).await })?;
     let enabled: Vec<&Host> = all.iter().filter(|h| h.enabled).collect();
     let mut sums = Map::new();
     for name in [

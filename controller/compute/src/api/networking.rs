@@ -6,6 +6,7 @@ use berth_controller_core::body::{Fields, clip};
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, params, policy::Reach};
 use berth_controller_network::ports::{self, Which};
+use berth_controller_network::quotas::Room;
 use berth_controller_network::security_groups::{self, Group};
 use berth_controller_network::{self as network, RequestedNetwork, networks};
 use berth_rpc_types::InstanceId;
@@ -220,7 +221,7 @@ async fn group_ids(tx: &mut Tx, call: &Call, names: &[String]) -> Result<Vec<Str
     Ok(ids)
 }
 
-/// Gives a server its ports in the request's own transaction.
+/// Gives a server its ports in the request's own transaction, as far as there is room for them.
 ///
 /// # Errors
 /// 400 for a network, port or group that the project may not use, 409 for one in use.
@@ -230,6 +231,7 @@ pub async fn attach(
     instance: InstanceId,
     wanted: &Wanted,
     groups: Option<&[String]>,
+    room: &mut Room,
 ) -> Result<(), ApiError> {
     let network = |id: String| RequestedNetwork {
         network_id: Some(id),
@@ -262,7 +264,7 @@ pub async fn attach(
     }
     let project = &call.context.project_id;
     let env = call.app.env();
-    network::allocate(tx, &env, instance, project, &requested)
+    network::allocate(tx, &env, instance, project, &requested, room)
         .await
         .map_err(|mut error| {
             // What a request's body names and is not there is the body's fault: 400, as in Nova.

@@ -11,6 +11,7 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use berth_controller_core::body::{Fields, clip};
+use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::{StoreError, Tx};
 use berth_controller_core::{ApiError, Service, params};
@@ -39,13 +40,15 @@ fn service(call: &Call, host: &Host) -> Value {
 
 /// `GET /os-services`
 pub async fn services(call: Call, params: Params) -> Reply {
-    let mut all = read!(call, |tx| [call] { hosts(tx, &call).await })?;
-    if let Some(host) = params.get("host") {
-        all.retain(|h| h.hostname == host);
-    }
+    let mut which = match params.get("host") {
+        Some(host) => Condition::new("hostname = ?", [host.into()]),
+        None => Condition::default(),
+    };
     if params.get("binary").is_some_and(|b| b != "nova-compute") {
-        all.clear();
+        which.and(Condition::never());
     }
+    let all =
+        read!(call, |tx| [call, which] { hosts(tx, &call, &which, i32::MAX as usize).await })?;
     let list: Vec<Value> = all.iter().map(|h| service(&call, h)).collect();
     ok(json!({ "services": list }))
 }
@@ -116,8 +119,8 @@ async fn service_by_id(call: Call, id: String, bytes: Bytes) -> Reply {
     }
     let shown = tx!(call, |tx| [call, asked] {
         change(tx, &call, id, &asked).await?;
-        let all = hosts(tx, &call).await?;
-        let host = all.into_iter().find(|h| h.id == id);
+        let this = Condition::new("id = ?", [id.into()]);
+        let host = hosts(tx, &call, &this, 1).await?.pop();
         host.map(|h| service(&call, &h))
             .ok_or_else(|| not_found(format!("Service {id} not found.")))
     })?;

@@ -126,6 +126,11 @@ const STEPS: &[Step] = &[
         name: "indexes of large clouds",
         files: &[include_str!("schema/indexes.sql")],
     },
+    Step {
+        number: 20,
+        name: "additions to quotas, and zones",
+        files: &[include_str!("schema/additions.sql")],
+    },
 ];
 
 /// Brings a database to the newest step.

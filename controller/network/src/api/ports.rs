@@ -7,7 +7,7 @@ use super::{
 use crate::networks;
 use crate::ports::{self, Port, WantedAddress};
 use crate::tags::{self, Kind};
-use crate::{addresses, bindings, security_groups};
+use crate::{addresses, bindings, quotas, security_groups};
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::StatusCode;
@@ -16,7 +16,7 @@ use berth_controller_core::listing::Condition;
 use berth_controller_core::query::Params;
 use berth_controller_core::store::Tx;
 use berth_controller_core::{
-    ApiError, AppState, Call, Env, RequestContext, Service, read, time, tx,
+    ApiError, AppState, Call, Env, RequestContext, Service, additions, read, time, tx,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -273,6 +273,8 @@ async fn insert(
         ));
     }
     port.groups = resolve_groups(tx, env, &port.project_id, new.groups).await?;
+    additions::raise(tx, &port.project_id).await?;
+    quotas::one_more(tx, &port.project_id, quotas::PORT).await?;
     ports::insert(tx, &network, &port, new.wanted.as_deref()).await
 }
 
@@ -415,6 +417,8 @@ async fn apply(
             "Only a network's owner may choose the mac_address of a port on it.",
         ));
     }
+    // A name, for one, is no matter of the host that the port is bound on.
+    let is_told = change.mac.is_some() || change.wanted.is_some();
     port.name = change.name.unwrap_or(port.name);
     port.description = change.description.unwrap_or(port.description);
     port.admin_state_up = change.up.unwrap_or(port.admin_state_up);
@@ -430,7 +434,9 @@ async fn apply(
         addresses::give_back(tx, id).await?;
         ports::give_addresses(tx, &network, id, Some(&wanted)).await?;
     }
-    bindings::changed(tx, &port.network_id).await?;
+    if is_told {
+        bindings::hosts_changed(tx, "id", id).await?;
+    }
     ports::load(tx, &context.reach, id).await
 }
 
