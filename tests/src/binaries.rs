@@ -22,18 +22,11 @@ pub fn build(package: &str, name: &str) -> Result<PathBuf> {
     if std::env::var_os("BERTH_PREBUILT").is_some() && path.exists() {
         return Ok(path);
     }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "-p", package, "--bin", name]);
-    cargo
-        .arg("--manifest-path")
-        .arg(workspace().join("Cargo.toml"));
-    cargo
-        .arg("--target-dir")
-        .arg(folder.parent().context("a target directory has a parent")?);
+    let mut arguments = vec!["-p", package];
     if folder.ends_with("release") {
-        cargo.arg("--release");
+        arguments.push("--release");
     }
-    process::check(cargo, BUILD_PATIENCE).with_context(|| format!("{name} does not build"))?;
+    compile(name, &arguments)?;
     Ok(path)
 }
 
@@ -42,23 +35,27 @@ pub fn build(package: &str, name: &str) -> Result<PathBuf> {
 /// # Errors
 /// If it does not build; the message has the compiler's.
 pub fn build_optimised(name: &str) -> Result<PathBuf> {
-    let target = profile_dir()?;
-    let target = target.parent().context("a target directory has a parent")?;
+    compile(name, &["--workspace", "--release"])?;
+    Ok(target_dir()?.join("release").join(name))
+}
+
+fn compile(name: &str, arguments: &[&str]) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--workspace",
-        "--bin",
-        name,
-    ]);
+    cargo.args(["build", "--quiet", "--bin", name]);
+    cargo.args(arguments);
     cargo
         .arg("--manifest-path")
         .arg(workspace().join("Cargo.toml"));
-    cargo.arg("--target-dir").arg(target);
+    cargo.arg("--target-dir").arg(target_dir()?);
     process::check(cargo, BUILD_PATIENCE).with_context(|| format!("{name} does not build"))?;
-    Ok(target.join("release").join(name))
+    Ok(())
+}
+
+/// Where the tests were built.
+fn target_dir() -> Result<PathBuf> {
+    let folder = profile_dir()?;
+    let target = folder.parent().context("a target directory has a parent")?;
+    Ok(target.to_owned())
 }
 
 /// The path of a binary of this crate, which cargo builds along with its tests.

@@ -11,6 +11,7 @@
 
 use crate::groups;
 use crate::instances::Instance;
+use berth_controller_core::listing::Condition;
 use berth_controller_core::store::{AsStoreError, Json, StoreError, Tx};
 use berth_controller_core::{ControlSettings, Env, beat, params, row};
 use berth_controller_hosts::Target;
@@ -18,7 +19,7 @@ use berth_controller_image::records;
 use berth_controller_network as network;
 use berth_rpc_types::{Capacity, HostId, InstanceId, VmmRole, VmmState};
 use berth_scheduler::{GroupPolicy, HostSnapshot, ImageProperties, Request, ServerGroup, select};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Why nothing was claimed.
@@ -269,29 +270,21 @@ pub async fn give_back(tx: &mut Tx, now: i64, target: Target) -> Result<(), Stor
 
 /// Hosts as the database knows them now: all, or one.
 async fn read(tx: &mut Tx, env: &Env, only: Option<HostId>) -> Result<Vec<Host>, StoreError> {
-    let (of_one, id) = match only {
-        None => ("", vec![]),
-        Some(id) => ("WHERE id = $1", params![id].to_vec()),
+    let this = |column: &str| match only {
+        None => Condition::default(),
+        Some(id) => Condition::new(format!("{column} = ?"), [id.into()]),
     };
-    let sql = format!(
-        "SELECT id, hostname, availability_zone, enabled, forced_down, capacity, generation, {} \
-         FROM hosts {of_one}",
-        beat::SEEN
-    );
-    let rows: Vec<HostRow> = tx.query(&sql, &id).await?;
-    let of_one = of_one.replace("id", "host_id");
-    let sql = format!(
-        "SELECT host_id, CAST(SUM(vcpus) AS BIGINT) AS vcpus, CAST(SUM(memory_mib) AS BIGINT) AS memory_mib, \
-         CAST(SUM(disk_gib) AS BIGINT) AS disk_gib FROM claims {of_one} GROUP BY host_id"
-    );
-    let claimed: Vec<Claimed> = tx.query(&sql, &id).await?;
-    let claimed: BTreeMap<HostId, Claimed> = claimed.into_iter().map(|c| (c.host_id, c)).collect();
+    let columns = "id, hostname, availability_zone, enabled, forced_down, capacity, generation";
+    let before = format!("SELECT {columns}, {} FROM hosts", beat::SEEN);
+    let (sql, values) = this("id").statement(&before, "");
+    let rows: Vec<HostRow> = tx.query(&sql, &values).await?;
+    let mut claimed = claimed(tx, &this("host_id")).await?;
     let with = |row: HostRow| {
         let mut host = host(row, &env.control);
-        if let Some(claimed) = claimed.get(&host.snapshot.id) {
-            host.snapshot.vcpus_used = claimed.vcpus;
-            host.snapshot.memory_used_mib = claimed.memory_mib;
-            host.snapshot.disk_used_gib = claimed.disk_gib;
+        if let Some(claimed) = claimed.remove(&host.snapshot.id) {
+            host.snapshot.vcpus_used = u32::try_from(claimed.vcpus).unwrap_or(u32::MAX);
+            host.snapshot.memory_used_mib = u64::try_from(claimed.memory_mib).unwrap_or(0);
+            host.snapshot.disk_used_gib = u64::try_from(claimed.disk_gib).unwrap_or(0);
         }
         host
     };
@@ -299,12 +292,34 @@ async fn read(tx: &mut Tx, env: &Env, only: Option<HostId>) -> Result<Vec<Host>,
 }
 
 row! {
-    struct Claimed {
-        host_id: HostId,
-        vcpus: u32,
-        memory_mib: u64,
-        disk_gib: u64,
+    /// The claims on a host, summed.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(crate) struct Claimed {
+        host_id: Option<HostId>,
+        pub vcpus: i64,
+        pub memory_mib: i64,
+        pub disk_gib: i64,
+        pub guests: i64,
     }
+}
+
+/// What is claimed of each host that has claims which meet a condition.
+///
+/// # Errors
+/// [`StoreError`]
+pub(crate) async fn claimed(
+    tx: &mut Tx,
+    which: &Condition,
+) -> Result<HashMap<HostId, Claimed>, StoreError> {
+    let (sql, values) = which.statement(
+        "SELECT host_id, CAST(SUM(vcpus) AS BIGINT) AS vcpus, \
+         CAST(SUM(memory_mib) AS BIGINT) AS memory_mib, \
+         CAST(SUM(disk_gib) AS BIGINT) AS disk_gib, COUNT(*) AS guests FROM claims",
+        "GROUP BY host_id",
+    );
+    let rows: Vec<Claimed> = tx.query(&sql, &values).await?;
+    let by_host = |claimed: Claimed| Some((claimed.host_id?, claimed));
+    Ok(rows.into_iter().filter_map(by_host).collect())
 }
 
 row! {

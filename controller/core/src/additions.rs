@@ -10,6 +10,9 @@
 use crate::params;
 use crate::store::{StoreError, Tx};
 
+const RAISE: &str = "INSERT INTO quota_additions (project_id, number) VALUES ($1, 1) \
+    ON CONFLICT (project_id) DO UPDATE SET number = quota_additions.number + 1";
+
 /// How many times something was added to what a project has.
 ///
 /// # Errors
@@ -26,9 +29,7 @@ pub async fn number(tx: &mut Tx, project: &str) -> Result<i64, StoreError> {
 /// # Errors
 /// [`StoreError`]
 pub async fn raise(tx: &mut Tx, project: &str) -> Result<(), StoreError> {
-    let sql = "INSERT INTO quota_additions (project_id, number) VALUES ($1, 1) \
-               ON CONFLICT (project_id) DO UPDATE SET number = quota_additions.number + 1";
-    tx.execute(sql, params![project]).await?;
+    tx.execute(RAISE, params![project]).await?;
     Ok(())
 }
 
@@ -38,10 +39,8 @@ pub async fn raise(tx: &mut Tx, project: &str) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`]
 pub async fn raise_from(tx: &mut Tx, project: &str, number: i64) -> Result<bool, StoreError> {
-    let sql = "INSERT INTO quota_additions (project_id, number) VALUES ($1, 1) \
-               ON CONFLICT (project_id) DO UPDATE SET number = quota_additions.number + 1 \
-               WHERE quota_additions.number = $2";
-    Ok(tx.execute(sql, params![project, number]).await? == 1)
+    let sql = format!("{RAISE} WHERE quota_additions.number = $2");
+    Ok(tx.execute(&sql, params![project, number]).await? == 1)
 }
 
 #[cfg(test)]

@@ -13,14 +13,24 @@ use std::time::Duration;
 /// How long a beat is.
 pub const BEAT: Duration = Duration::from_secs(1);
 
+/// For how many beats a host has been silent. One that has never reported has been silent for ever. One whose
+/// last report a controller of the release before took has not been silent until that is counted: it would get
+/// no server meanwhile.
+macro_rules! silent {
+    () => {
+        "CASE WHEN hosts.last_seen_at <> COALESCE((SELECT b.copied FROM host_beats b \
+         WHERE b.host_id = hosts.id), 0) THEN 0 \
+         ELSE COALESCE((SELECT c.beat - b.beat FROM beats c, host_beats b \
+         WHERE b.host_id = hosts.id), 1000000000) END"
+    };
+}
+
 /// Columns of a query of `hosts`: for how many beats a host has been silent, and when it was last seen.
-/// One that has never reported has been silent for ever. One whose last report a controller of the release
-/// before took has not been silent until that is counted: it would get no server meanwhile.
-pub const SEEN: &str = "CASE WHEN hosts.last_seen_at <> COALESCE((SELECT b.copied FROM host_beats b \
-    WHERE b.host_id = hosts.id), 0) THEN 0 \
-    ELSE COALESCE((SELECT c.beat - b.beat FROM beats c, host_beats b \
-    WHERE b.host_id = hosts.id), 1000000000) END AS silent, \
-    COALESCE((SELECT b.seen_at FROM host_beats b WHERE b.host_id = hosts.id), 0) AS seen_at";
+pub const SEEN: &str = concat!(
+    silent!(),
+    " AS silent, \
+     COALESCE((SELECT b.seen_at FROM host_beats b WHERE b.host_id = hosts.id), 0) AS seen_at"
+);
 
 impl ControlSettings {
     /// Whether a host counts as up that has been silent for so many beats.
@@ -37,10 +47,7 @@ impl ControlSettings {
 /// The same of rows of `hosts`.
 pub fn is_up(control: &ControlSettings) -> Condition {
     Condition::new(
-        "hosts.forced_down = 0 AND (hosts.last_seen_at <> COALESCE((SELECT b.copied \
-         FROM host_beats b WHERE b.host_id = hosts.id), 0) \
-         OR EXISTS (SELECT 1 FROM beats c, host_beats b \
-         WHERE b.host_id = hosts.id AND c.beat - b.beat <= ?))",
+        concat!("hosts.forced_down = 0 AND ", silent!(), " <= ?"),
         [control.beats().into()],
     )
 }

@@ -1,7 +1,7 @@
 //! Hosts that a controller heard, written down for many at once: a report without news costs no
 //! transaction of its own.
 
-use crate::params;
+use crate::listing::Condition;
 use crate::store::{Store, StoreError};
 use berth_rpc_types::HostId;
 use std::collections::HashMap;
@@ -72,20 +72,12 @@ impl Heard {
         for hosts in all.chunks(AT_ONCE) {
             // None is inserted: the report with which a host starts did, and one that was removed
             // meanwhile is not to come back.
-            let set = "UPDATE host_beats SET seen_at = $1, \
-                       beat = (SELECT beat FROM beats WHERE id = 1) WHERE host_id";
-            write(store, set, now, hosts).await?;
+            let set = "seen_at = ?, beat = (SELECT beat FROM beats WHERE id = 1)";
+            write(store, "host_beats", "host_id", set, now, hosts).await?;
         }
         for hosts in due.chunks(AT_ONCE) {
-            write(
-                store,
-                "UPDATE hosts SET last_seen_at = $1 WHERE id",
-                now,
-                hosts,
-            )
-            .await?;
-            let set = "UPDATE host_beats SET copied = $1 WHERE host_id";
-            write(store, set, now, hosts).await?;
+            write(store, "hosts", "id", "last_seen_at = ?", now, hosts).await?;
+            write(store, "host_beats", "host_id", "copied = ?", now, hosts).await?;
         }
         Ok(())
     }
@@ -95,14 +87,20 @@ impl Heard {
     }
 }
 
-/// Runs a statement about hosts; `$1` is the time.
-async fn write(store: &Store, sql: &str, now: i64, hosts: &[HostId]) -> Result<(), StoreError> {
-    let places: Vec<String> = (0..hosts.len()).map(|at| format!("${}", at + 2)).collect();
-    let sql = format!("{sql} IN ({})", places.join(", "));
-    let mut values = params![now].to_vec();
-    for id in hosts {
-        values.extend_from_slice(params![*id]);
-    }
+/// Sets something of the rows of these hosts; `?` is the time.
+async fn write(
+    store: &Store,
+    table: &str,
+    key: &str,
+    set: &str,
+    now: i64,
+    hosts: &[HostId],
+) -> Result<(), StoreError> {
+    let these = Condition::among(key, hosts.iter().map(|id| (*id).into()));
+    let (matching, mut values) = these.statement("", "");
+    values.push(now.into());
+    let set = set.replace('?', &format!("${}", values.len()));
+    let sql = format!("UPDATE {table} SET {set}{matching}");
     store
         .tx::<_, StoreError, _>(|tx| {
             let (sql, values) = (sql.clone(), values.clone());

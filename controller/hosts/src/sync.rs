@@ -15,11 +15,12 @@ use axum::http::StatusCode;
 use berth_controller_core::agent::AgentError;
 use berth_controller_core::heard::SHOWN_MS;
 use berth_controller_core::store::{StoreError, Tx, Value};
-use berth_controller_core::{Env, params, row};
+use berth_controller_core::{AppState, Env, params, row};
 use berth_controller_operations::outbox;
 use berth_rpc::{Address, kill_point};
 use berth_rpc_types::link::{Reported, SyncReply, SyncRequest};
 use berth_rpc_types::{Capacity, HostId, InstanceId, Observation, VmmId, VmmState};
+use std::sync::Arc;
 
 /// `POST /agent/v1/sync`
 pub(super) async fn sync(
@@ -36,19 +37,32 @@ pub(super) async fn sync(
         let first = newer.first().map(ToString::to_string);
         tracing::warn!(%host_id, count = newer.len(), first, "states that only a newer controller knows; not acknowledged");
     }
-    let report_every_s = app.control.report_every(app.heard.hosts());
-    if newer.is_empty()
-        && let Some(reply) = quiet::answer(&app.store, &request).await?
-    {
-        app.heard.note(host_id);
-        return Ok(Json(SyncReply {
-            report_every_s,
-            ..reply
-        }));
-    }
+    let quick = match newer.is_empty() {
+        true => quiet::answer(&app.store, &request).await?,
+        false => None,
+    };
+    let reply = match quick {
+        Some(reply) => {
+            app.heard.note(host_id);
+            reply
+        }
+        None => folded_in(&app, &observer, &request).await?,
+    };
+    Ok(Json(SyncReply {
+        report_every_s: app.control.report_every(app.heard.hosts()),
+        ..reply
+    }))
+}
+
+/// Folds a report in that has news, or that newer words leave in doubt.
+async fn folded_in(
+    app: &AppState,
+    observer: &Arc<dyn Observer>,
+    request: &SyncRequest,
+) -> Result<SyncReply, AgentError> {
     if request.starting {
         // Before it consumes: a broker that lost its queues has this one again.
-        drop(app.transport.declare(Address::Agent(host_id)).await);
+        drop(app.transport.declare(Address::Agent(request.host_id)).await);
     }
     let env = app.env();
     let reply = app
@@ -61,10 +75,7 @@ pub(super) async fn sync(
     kill_point!("controller.sync.committed");
     // Something may be to do: a stop of what runs and should not.
     app.wake.notify_one();
-    Ok(Json(SyncReply {
-        report_every_s,
-        ..reply
-    }))
+    Ok(reply)
 }
 
 row! {

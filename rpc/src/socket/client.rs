@@ -58,7 +58,7 @@ struct Line {
     numbers: AtomicU64,
     asked: Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, RpcError>>>>,
     consumers: Mutex<HashMap<u64, mpsc::UnboundedSender<Delivery>>>,
-    servers: Mutex<HashMap<u64, mpsc::UnboundedSender<(u64, Bytes)>>>,
+    servers: Mutex<HashMap<u64, mpsc::UnboundedSender<ReadRequest>>>,
 }
 
 fn held<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -155,8 +155,15 @@ impl Line {
                 }
             }
             Head::Question { number, question } => {
+                let line = Arc::clone(self);
+                let reply = Box::new(move |payload| {
+                    let head = Head::Answer { question };
+                    // The asker may have gone; that is its right.
+                    let _ = line.out.send(Frame { head, payload });
+                    futures::future::ready(()).boxed()
+                });
                 if let Some(server) = held(&self.servers).get(&number) {
-                    let _ = server.send((question, payload));
+                    let _ = server.send(ReadRequest { payload, reply });
                 }
             }
             Head::Ask { .. } | Head::Leave { .. } | Head::Answer { .. } => {
@@ -216,42 +223,20 @@ impl Inner {
         line.ask(line.number(), what, payload).await
     }
 
-    async fn subscribe(
-        self: &Arc<Self>,
-        address: Address,
-        options: ConsumeOptions,
-    ) -> Result<Subscription, RpcError> {
+    /// Asks for what is handed on until the place is dropped.
+    async fn open<T: Handed>(&self, what: &Asked) -> Result<Place<T>, RpcError> {
         let line = self.line().await?;
         let number = line.number();
         let (hand, hands) = mpsc::unbounded_channel();
-        // Before it is asked for: the first delivery may be there before the answer.
-        held(&line.consumers).insert(number, hand);
-        let subscription = Subscription {
+        // Before it is asked for: the first may be there before the answer.
+        held(T::hands(&line)).insert(number, hand);
+        let place = Place {
             line,
             number,
             hands,
         };
-        let what = Asked::Consume {
-            from: address.into(),
-            prefetch: options.prefetch,
-        };
-        subscription.line.ask(number, what, Bytes::new()).await?;
-        Ok(subscription)
-    }
-
-    async fn serve(self: &Arc<Self>, address: Address) -> Result<Serving, RpcError> {
-        let line = self.line().await?;
-        let number = line.number();
-        let (hand, questions) = mpsc::unbounded_channel();
-        held(&line.servers).insert(number, hand);
-        let serving = Serving {
-            line,
-            number,
-            questions,
-        };
-        let what = Asked::Serve(address.into());
-        serving.line.ask(number, what, Bytes::new()).await?;
-        Ok(serving)
+        place.line.ask(number, what.clone(), Bytes::new()).await?;
+        Ok(place)
     }
 
     /// Waits before another try: `false` if the transport was closed meanwhile.
@@ -263,29 +248,75 @@ impl Inner {
     }
 }
 
-/// A place in a queue; given up when it is dropped.
-struct Subscription {
-    line: Arc<Line>,
-    number: u64,
-    hands: mpsc::UnboundedReceiver<Delivery>,
+/// What the broker hands on by itself, once it is asked for.
+trait Handed: Sized {
+    /// Who gets it on a connection, by the number of the asking.
+    fn hands(line: &Line) -> &Mutex<HashMap<u64, mpsc::UnboundedSender<Self>>>;
 }
 
-impl Drop for Subscription {
+impl Handed for Delivery {
+    fn hands(line: &Line) -> &Mutex<HashMap<u64, mpsc::UnboundedSender<Self>>> {
+        &line.consumers
+    }
+}
+
+impl Handed for ReadRequest {
+    fn hands(line: &Line) -> &Mutex<HashMap<u64, mpsc::UnboundedSender<Self>>> {
+        &line.servers
+    }
+}
+
+/// Where it is handed on, on one connection; given up when it is dropped.
+struct Place<T> {
+    line: Arc<Line>,
+    number: u64,
+    hands: mpsc::UnboundedReceiver<T>,
+}
+
+impl<T> Drop for Place<T> {
     fn drop(&mut self) {
         self.line.leave(self.number);
     }
 }
 
-/// Questions are answered; no longer when it is dropped.
-struct Serving {
-    line: Arc<Line>,
-    number: u64,
-    questions: mpsc::UnboundedReceiver<(u64, Bytes)>,
+/// The same over all connections.
+struct Source<T> {
+    inner: Arc<Inner>,
+    what: Asked,
+    place: Place<T>,
 }
 
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.line.leave(self.number);
+impl<T: Handed> Source<T> {
+    async fn open(inner: &Arc<Inner>, what: Asked) -> Result<Self, RpcError> {
+        let place = inner.open(&what).await?;
+        Ok(Self {
+            inner: Arc::clone(inner),
+            what,
+            place,
+        })
+    }
+
+    /// `None` when the transport was closed.
+    async fn next(&mut self) -> Option<T> {
+        loop {
+            let handed = tokio::select! {
+                biased;
+                () = self.inner.closed.cancelled() => return None,
+                handed = self.place.hands.recv() => handed,
+            };
+            if handed.is_some() {
+                return handed;
+            }
+            // The connection is gone.
+            self.place = loop {
+                if !self.inner.pause().await {
+                    return None;
+                }
+                if let Ok(again) = self.inner.open(&self.what).await {
+                    break again;
+                }
+            };
+        }
     }
 }
 
@@ -319,14 +350,12 @@ impl Transport for Client {
         options: ConsumeOptions,
     ) -> BoxFuture<'_, Result<Box<dyn Consumer>, RpcError>> {
         Box::pin(async move {
-            let subscription = self.0.subscribe(address, options).await?;
-            let consumer = SocketConsumer {
-                inner: Arc::clone(&self.0),
-                address,
-                options,
-                subscription,
+            let what = Asked::Consume {
+                from: address.into(),
+                prefetch: options.prefetch,
             };
-            Ok(Box::new(consumer) as Box<dyn Consumer>)
+            let source = Source::open(&self.0, what).await?;
+            Ok(Box::new(SocketConsumer(source)) as Box<dyn Consumer>)
         })
     }
 
@@ -345,13 +374,8 @@ impl Transport for Client {
     ) -> BoxFuture<'_, Result<mpsc::Receiver<ReadRequest>, RpcError>> {
         Box::pin(async move {
             let (requests, served) = mpsc::channel(SERVED_READS);
-            let serving = self.0.serve(address).await?;
-            tokio::spawn(pass_questions(
-                Arc::clone(&self.0),
-                address,
-                serving,
-                requests,
-            ));
+            let questions = Source::open(&self.0, Asked::Serve(address.into())).await?;
+            tokio::spawn(pass_on(questions, requests));
             Ok(served)
         })
     }
@@ -367,73 +391,25 @@ impl Transport for Client {
 }
 
 /// Hands questions on until the transport is closed, or nobody takes them.
-async fn pass_questions(
-    inner: Arc<Inner>,
-    address: Address,
-    mut serving: Serving,
-    requests: mpsc::Sender<ReadRequest>,
-) {
+async fn pass_on(mut questions: Source<ReadRequest>, to: mpsc::Sender<ReadRequest>) {
     loop {
         let question = tokio::select! {
             biased;
-            () = inner.closed.cancelled() => return,
-            () = requests.closed() => return,
-            question = serving.questions.recv() => question,
+            () = to.closed() => return,
+            question = questions.next() => question,
         };
-        if let Some((question, payload)) = question {
-            let line = Arc::clone(&serving.line);
-            let reply = Box::new(move |payload| {
-                let head = Head::Answer { question };
-                // The asker may have gone; that is its right.
-                let _ = line.out.send(Frame { head, payload });
-                futures::future::ready(()).boxed()
-            });
-            if requests.send(ReadRequest { payload, reply }).await.is_err() {
-                return;
-            }
-            continue;
+        let Some(question) = question else { return };
+        if to.send(question).await.is_err() {
+            return;
         }
-        serving = loop {
-            if !inner.pause().await {
-                return;
-            }
-            if let Ok(again) = inner.serve(address).await {
-                break again;
-            }
-        };
     }
 }
 
-struct SocketConsumer {
-    inner: Arc<Inner>,
-    address: Address,
-    options: ConsumeOptions,
-    subscription: Subscription,
-}
+struct SocketConsumer(Source<Delivery>);
 
 impl Consumer for SocketConsumer {
     fn next(&mut self) -> BoxFuture<'_, Option<Delivery>> {
-        Box::pin(async move {
-            loop {
-                let delivery = tokio::select! {
-                    biased;
-                    () = self.inner.closed.cancelled() => return None,
-                    delivery = self.subscription.hands.recv() => delivery,
-                };
-                if delivery.is_some() {
-                    return delivery;
-                }
-                self.subscription = loop {
-                    if !self.inner.pause().await {
-                        return None;
-                    }
-                    let again = self.inner.subscribe(self.address, self.options);
-                    if let Ok(again) = again.await {
-                        break again;
-                    }
-                };
-            }
-        })
+        Box::pin(self.0.next())
     }
 }
 

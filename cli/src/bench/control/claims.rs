@@ -67,8 +67,7 @@ pub async fn a_second(
     store
         .tx::<_, StoreError, _>(|tx| {
             Box::pin(async move {
-                for table in ["claims", "vmms"] {
-                    let key = if table == "claims" { "vmm_id" } else { "id" };
+                for (table, key) in [("claims", "vmm_id"), ("vmms", "id")] {
                     let sql = format!(
                         "DELETE FROM {table} WHERE instance_id = $1 AND {key} <> \
                          (SELECT active_vmm_id FROM instances WHERE id = $1)"

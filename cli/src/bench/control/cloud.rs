@@ -95,6 +95,11 @@ impl Cloud {
         &self.database
     }
 
+    /// Whether that is PostgreSQL's.
+    pub fn is_postgres(&self) -> bool {
+        self.database.starts_with("postgres")
+    }
+
     /// The process ids of the controllers.
     pub fn controllers(&self) -> Vec<u32> {
         self.controllers.iter().filter_map(Child::id).collect()

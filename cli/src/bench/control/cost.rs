@@ -25,7 +25,7 @@ pub async fn quiet(
     interval: Duration,
     stretch: Duration,
 ) -> anyhow::Result<Quiet> {
-    let postmaster = postmaster(store, cloud.database()).await?;
+    let postmaster = postmaster(cloud, store).await?;
     let controllers = cloud.controllers();
     let all = || -> anyhow::Result<(f64, Option<f64>)> {
         let of = controllers.iter().map(|pid| cpu_ms(*pid));
@@ -77,15 +77,12 @@ pub async fn commit(store: &Store, number: i64) -> Result<Duration, StoreError> 
 }
 
 /// PostgreSQL's first process, if it is on this machine.
-async fn postmaster(store: &Store, url: &str) -> anyhow::Result<Option<u32>> {
-    if !url.starts_with("postgres") {
+async fn postmaster(cloud: &Cloud, store: &Store) -> anyhow::Result<Option<u32>> {
+    if !cloud.is_postgres() {
         return Ok(None);
     }
-    let pid: Option<(u32,)> = store
-        .read::<_, StoreError, _>(|tx| {
-            Box::pin(tx.query_opt("SELECT CAST(pg_backend_pid() AS BIGINT) AS pid", params![]))
-        })
-        .await?;
+    let sql = "SELECT CAST(pg_backend_pid() AS BIGINT) AS pid";
+    let pid: Option<(u32,)> = store.query_opt(sql, params![]).await?;
     let Some((pid,)) = pid else { return Ok(None) };
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     if !name.starts_with("postgres") {

@@ -5,7 +5,7 @@ use super::cost;
 use super::seed::Furnished;
 use anyhow::{Context as _, bail};
 use berth_controller::core::params;
-use berth_controller::core::store::{Store, StoreError};
+use berth_controller::core::store::Store;
 use reqwest::Method;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -259,21 +259,13 @@ pub async fn burst(
 async fn settled(store: &Store, name: &'static str, wanted: Option<u32>) -> anyhow::Result<()> {
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
-        let open: Option<(u32,)> = store
-            .read::<_, StoreError, _>(|tx| {
-                let sql = "SELECT COUNT(*) AS n FROM operations WHERE state = 'running'";
-                Box::pin(tx.query_opt(sql, params![]))
-            })
-            .await?;
+        let sql = "SELECT COUNT(*) AS n FROM operations WHERE state = 'running'";
+        let open: Option<(u32,)> = store.query_opt(sql, params![]).await?;
         if open == Some((0,)) {
             let Some(wanted) = wanted else { return Ok(()) };
-            let active: Option<(u32,)> = store
-                .read::<_, StoreError, _>(|tx| {
-                    let sql = "SELECT COUNT(*) AS n FROM instances WHERE name = $1 \
-                               AND vm_state = 'active' AND deleted_at IS NULL";
-                    Box::pin(async move { tx.query_opt(sql, params![name]).await })
-                })
-                .await?;
+            let sql = "SELECT COUNT(*) AS n FROM instances WHERE name = $1 \
+                       AND vm_state = 'active' AND deleted_at IS NULL";
+            let active: Option<(u32,)> = store.query_opt(sql, params![name]).await?;
             let active = active.map_or(0, |(n,)| n);
             if active != wanted {
                 bail!("{active} of {wanted} servers are ACTIVE");

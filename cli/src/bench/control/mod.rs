@@ -93,7 +93,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<results::Results> {
         .context("the database")?;
     say("hosts have joined; making servers");
     let api = api::Api::log_in(&cloud).await?;
-    let furnished = seed::furnish(&api, &store).await?;
+    let furnished = seed::furnish(&api, cloud.is_postgres()).await?;
     // What they are about would only be in the way.
     cloud.stop_controllers().await?;
     seed::servers(&store, &furnished, arguments.servers).await?;

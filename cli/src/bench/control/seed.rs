@@ -30,7 +30,7 @@ pub struct Furnished {
     flavor: String,
     /// The server of which the others are copies.
     pub template: String,
-    /// Addresses of copies of servers.
+    /// Whether the database is PostgreSQL's, whose words for copies are others than SQLite's.
     postgres: bool,
 }
 
@@ -59,7 +59,7 @@ impl Furnished {
 ///
 /// # Errors
 /// What the cloud said.
-pub async fn furnish(api: &Api, store: &Store) -> anyhow::Result<Furnished> {
+pub async fn furnish(api: &Api, postgres: bool) -> anyhow::Result<Furnished> {
     let kernel = json!({"name": "kernel", "disk_format": "aki", "container_format": "aki"});
     let kernel = api.image(&kernel).await?;
     let image = json!({"name": "root", "disk_format": "raw", "container_format": "bare",
@@ -101,7 +101,7 @@ pub async fn furnish(api: &Api, store: &Store) -> anyhow::Result<Furnished> {
         image,
         flavor,
         template: String::new(),
-        postgres: is_postgres(store).await,
+        postgres,
     };
     let of_project = api.of_project(furnished.asking()).await?;
     let path = "/compute/v2.1/servers";
@@ -132,14 +132,6 @@ fn first_id(list: &Json, kind: &str) -> anyhow::Result<String> {
     Ok(id
         .with_context(|| format!("no {kind} in {list}"))?
         .to_owned())
-}
-
-/// Only PostgreSQL has the one word, and both have the other.
-async fn is_postgres(store: &Store) -> bool {
-    let asked = store.read::<_, StoreError, _>(|tx| {
-        Box::pin(tx.query_opt::<(i64,)>("SELECT CAST(pg_backend_pid() AS BIGINT) AS p", params![]))
-    });
-    asked.await.is_ok()
 }
 
 /// Makes so many servers, and so many deleted ones, by copying the first.
@@ -268,14 +260,12 @@ impl Copies {
                      {mac}, {server}, t.device_owner, t.status, 1, {server}, 0, {vmm}, h.id, 1, \
                      t.created_at, t.created_at {FROM} JOIN ports t ON t.instance_id = $4"
                 ),
+                format!(
+                    "INSERT INTO port_security_groups (port_id, group_id) {COPIES} \
+                     SELECT {port}, t.group_id {FROM} JOIN port_security_groups t ON t.port_id IN \
+                     (SELECT id FROM ports WHERE instance_id = $4) WHERE $3 <> ''"
+                ),
             ]);
-        }
-        if !self.is_deleted {
-            all.push(format!(
-                "INSERT INTO port_security_groups (port_id, group_id) {COPIES} \
-                 SELECT {port}, t.group_id {FROM} JOIN port_security_groups t ON t.port_id IN \
-                 (SELECT id FROM ports WHERE instance_id = $4) WHERE $3 <> ''"
-            ));
         }
         let range = [Value::from(self.begin), Value::from(self.end)];
         let mut of_project = range.to_vec();

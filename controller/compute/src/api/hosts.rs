@@ -5,6 +5,7 @@
 
 use super::common::{Call, Reply, not_found, ok, read, unsupported};
 use super::microversion::Microversion;
+use crate::placement::{self, Claimed};
 use axum::extract::Path;
 use berth_controller_core::body::clip;
 use berth_controller_core::listing::Condition;
@@ -12,7 +13,7 @@ use berth_controller_core::store::{Json, StoreError, Tx};
 use berth_controller_core::{beat, row, time};
 use berth_rpc_types::{Capacity, HostId};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 row! {
     /// A host with what is used of it.
@@ -30,21 +31,9 @@ row! {
         pub capacity: Json<Capacity>,
     } beside {
         pub up: bool,
-        pub used: Used,
+        pub used: Claimed,
         /// Id and name of each server on it, if they were asked for.
         pub servers: Option<Vec<(String, String)>>,
-    }
-}
-
-row! {
-    /// The claims on a host.
-    #[derive(Default)]
-    pub(super) struct Used {
-        host_id: Option<HostId>,
-        pub vcpus: i64,
-        pub memory_mib: i64,
-        pub disk_gib: i64,
-        pub guests: i64,
     }
 }
 
@@ -72,6 +61,8 @@ impl Host {
     }
 }
 
+/// As many as there are.
+pub(super) const ALL: usize = i32::MAX as usize;
 /// Hosts of which claims are summed in one statement.
 const SUMMED: usize = 500;
 
@@ -93,21 +84,11 @@ pub(super) async fn hosts(
     let mut hosts: Vec<Host> = tx.query(&sql, &values).await?;
     for chunk in hosts.chunks_mut(SUMMED) {
         let these = Condition::among("host_id", chunk.iter().map(|host| host.id.into()));
-        let (sql, values) = these.statement(
-            "SELECT host_id, CAST(SUM(vcpus) AS BIGINT) AS vcpus, \
-             CAST(SUM(memory_mib) AS BIGINT) AS memory_mib, \
-             CAST(SUM(disk_gib) AS BIGINT) AS disk_gib, COUNT(*) AS guests FROM claims",
-            "GROUP BY host_id",
-        );
-        let claims: Vec<Used> = tx.query(&sql, &values).await?;
-        let mut claims: HashMap<Option<HostId>, Used> = claims
-            .into_iter()
-            .map(|used| (used.host_id, used))
-            .collect();
+        let mut claimed = placement::claimed(tx, &these).await?;
         for host in chunk {
             let control = &call.app.control;
             host.up = control.is_up(host.silent, host.forced_down);
-            host.used = claims.remove(&Some(host.id)).unwrap_or_default();
+            host.used = claimed.remove(&host.id).unwrap_or_default();
         }
     }
     Ok(hosts)
@@ -115,7 +96,7 @@ pub(super) async fn hosts(
 
 /// Every host.
 pub(super) async fn every_host(tx: &mut Tx, call: &Call) -> Result<Vec<Host>, StoreError> {
-    hosts(tx, call, &Condition::default(), i32::MAX as usize).await
+    hosts(tx, call, &Condition::default(), ALL).await
 }
 
 /// `GET /os-availability-zone`: which zones there are, at the cost of how many, not of their hosts.

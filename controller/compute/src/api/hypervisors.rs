@@ -1,7 +1,7 @@
 //! Hypervisors: each host is one, with its capacity and what is used of it.
 
 use super::common::{Call, Reply, bad, not_found, ok, read, unsupported, uuid};
-use super::hosts::{Host, every_host, hosts};
+use super::hosts::{ALL, Host, every_host, hosts};
 use super::microversion::Microversion;
 use super::render::{Field, render};
 use crate::listing;
@@ -130,7 +130,7 @@ async fn hypervisor_list(call: Call, params: Params, detail: bool) -> Reply {
                 .limit(Service::Compute, listing::MAX_LIMIT)?
                 .unwrap_or(listing::MAX_LIMIT),
         ),
-        false => (None, i32::MAX as usize),
+        false => (None, ALL),
     };
     let which = match pattern {
         Some(pattern) => named_like(pattern),

@@ -4,7 +4,7 @@
 use super::common::{
     Call, Reply, bad, boolean, conflict, name, not_found, ok, read, status, tx, uuid,
 };
-use super::hosts::{Host, hosts};
+use super::hosts::{ALL, Host, hosts};
 use super::render::{Field, render};
 use crate::{InstanceKinds, Instances};
 use axum::body::Bytes;
@@ -47,8 +47,7 @@ pub async fn services(call: Call, params: Params) -> Reply {
     if params.get("binary").is_some_and(|b| b != "nova-compute") {
         which.and(Condition::never());
     }
-    let all =
-        read!(call, |tx| [call, which] { hosts(tx, &call, &which, i32::MAX as usize).await })?;
+    let all = read!(call, |tx| [call, which] { hosts(tx, &call, &which, ALL).await })?;
     let list: Vec<Value> = all.iter().map(|h| service(&call, h)).collect();
     ok(json!({ "services": list }))
 }

@@ -23,15 +23,9 @@ pub async fn reconcile(app: &AppState, window: &mut Window) -> Result<u64, Store
         "SELECT c.vmm_id, CASE WHEN {NOBODYS} THEN 1 ELSE 0 END AS is_nobodys FROM claims c \
          WHERE c.vmm_id > $1 ORDER BY c.vmm_id LIMIT $2"
     );
-    let found = window.read(&app.store, &sql).await?;
-    if found.is_empty() {
-        return Ok(0);
-    }
     let now = app.clock.now_millis();
-    let given_back = app
-        .store
-        .tx(|tx| {
-            let found = found.clone();
+    let given_back = window
+        .mend(&app.store, &sql, |tx, found| {
             Box::pin(async move {
                 let mut given_back = 0;
                 for vmm_id in found {
@@ -45,7 +39,7 @@ pub async fn reconcile(app: &AppState, window: &mut Window) -> Result<u64, Store
                         given_back += 1;
                     }
                 }
-                Ok::<_, StoreError>(given_back)
+                Ok(given_back)
             })
         })
         .await?;

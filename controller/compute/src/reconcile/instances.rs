@@ -19,15 +19,9 @@ pub async fn reconcile(app: &AppState, window: &mut Window) -> Result<u64, Store
         "SELECT i.id, CASE WHEN {HELD_BY_NOBODY} THEN 1 ELSE 0 END AS is_held FROM instances i \
          WHERE i.id > $1 ORDER BY i.id LIMIT $2"
     );
-    let found = window.read(&app.store, &sql).await?;
-    if found.is_empty() {
-        return Ok(0);
-    }
     let now = app.clock.now_millis();
-    let freed = app
-        .store
-        .tx(|tx| {
-            let found = found.clone();
+    let freed = window
+        .mend(&app.store, &sql, |tx, found| {
             Box::pin(async move {
                 let mut freed = 0;
                 for id in found {
@@ -37,7 +31,7 @@ pub async fn reconcile(app: &AppState, window: &mut Window) -> Result<u64, Store
                     );
                     freed += tx.execute(&sql, params![now, id]).await?;
                 }
-                Ok::<_, StoreError>(freed)
+                Ok(freed)
             })
         })
         .await?;

@@ -9,7 +9,7 @@ pub mod instances;
 pub mod vmms;
 
 use berth_controller_core::params;
-use berth_controller_core::store::{Store, StoreError};
+use berth_controller_core::store::{Store, StoreError, Tx, TxFuture};
 
 /// Rows of a window: few enough that a round costs the same in a large cloud, and many enough that
 /// a hundred thousand are looked at in a quarter of an hour.
@@ -24,6 +24,19 @@ pub struct Window {
 }
 
 impl Window {
+    /// Reads the next part ([`Window::read`]), and mends what something is to be done about: `mend` looks at
+    /// each again, in a transaction. Gives how many it mended.
+    async fn mend<F>(&mut self, store: &Store, sql: &str, mend: F) -> Result<u64, StoreError>
+    where
+        F: for<'t> Fn(&'t mut Tx, Vec<String>) -> TxFuture<'t, u64, StoreError> + Send + Sync,
+    {
+        let found = self.read(store, sql).await?;
+        if found.is_empty() {
+            return Ok(0);
+        }
+        store.tx(|tx| mend(tx, found.clone())).await
+    }
+
     /// Reads the next part: `sql` gives keys above `$1` in their order, `$2` of them at most, and of each
     /// whether something is to be done about it. Gives those.
     async fn read(&mut self, store: &Store, sql: &str) -> Result<Vec<String>, StoreError> {

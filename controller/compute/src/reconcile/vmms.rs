@@ -24,15 +24,10 @@ pub async fn reconcile(app: &AppState, window: &mut Window) -> Result<u64, Store
         "SELECT v.id, CASE WHEN {OUTLIVED} THEN 1 ELSE 0 END AS is_outlived FROM vmms v \
          WHERE v.id > $1 AND v.deleted_at IS NULL ORDER BY v.id LIMIT $2"
     );
-    let found = window.read(&app.store, &sql).await?;
-    if found.is_empty() {
-        return Ok(0);
-    }
     let env = app.env();
-    let reaped = app
-        .store
-        .tx(|tx| {
-            let (env, found) = (env.clone(), found.clone());
+    let reaped = window
+        .mend(&app.store, &sql, |tx, found| {
+            let env = env.clone();
             Box::pin(async move {
                 let mut of = BTreeSet::<InstanceId>::new();
                 for vmm_id in found {
@@ -47,7 +42,7 @@ pub async fn reconcile(app: &AppState, window: &mut Window) -> Result<u64, Store
                 for instance_id in &of {
                     workflow::reap(tx, &env, *instance_id).await?;
                 }
-                Ok::<_, StoreError>(u64::try_from(of.len()).unwrap_or(0))
+                Ok(u64::try_from(of.len()).unwrap_or(0))
             })
         })
         .await?;
