@@ -96,6 +96,10 @@ impl Line {
     }
 
     async fn ask(&self, number: u64, what: Asked, payload: Bytes) -> Result<Bytes, RpcError> {
+        // What is written while it closes might still be read there: an acknowledgement that failed here.
+        if self.gone.is_cancelled() {
+            return Err(connection_gone());
+        }
         let (answer, answered) = oneshot::channel();
         held(&self.asked).insert(number, answer);
         let frame = Frame {
